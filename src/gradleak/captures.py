@@ -1,0 +1,85 @@
+"""The wall: the only place where the private batch and the attacker's observation are both in sight.
+
+Attack code may not import this module; a test holds that.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from gradleak.clients import Client, Gradient
+from gradleak.defenses import Defense
+from gradleak.errors import refuse
+from gradleak.seeds import stage_generator
+from gradleak.tasks import InputSpace, Task
+from gradleak.threat import Observation, ThreatModel
+from gradleak.updates import Update
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """The private batch, as the reference of the scorer.
+
+    Attributes:
+        inputs: `[N, ...]` in the input space's own units.
+        targets: class indices `[N]` or probabilities `[N, C]`.
+        space: the input space.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    space: InputSpace
+
+
+def capture(
+    task: Task,
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    client: Client | None = None,
+    defenses: Sequence[Defense] = (),
+    threat: ThreatModel | None = None,
+    seed: int = 0,
+) -> tuple[Observation, Truth]:
+    """Let a client make its update from a private batch, and part what the attacker sees from the truth.
+
+    Args:
+        task: the public task.
+        inputs: private inputs `[N, ...]` in the input space's own units (images in [0, 1]).
+        targets: class indices `[N]`, or probabilities `[N, C]`.
+        client: how the update is made; `clients.Gradient()` if not given.
+        defenses: applied to the update in order.
+        threat: which facts the attacker gets; labels are withheld by default.
+        seed: seed of the client's and the defenses' private randomness.
+
+    Returns:
+        The observation, which holds nothing of the batch but the update and the allowed facts, and the truth.
+
+    Raises:
+        BadInput: when batch, client or defenses do not fit; every problem is listed.
+    """
+    client = client if client is not None else Gradient()
+    threat = threat if threat is not None else ThreatModel()
+    problems = task.space.problems(inputs) + task.target_problems(targets, len(inputs)) + client.problems(task)
+    for defense in defenses:
+        problems += defense.problems()
+    refuse(problems)
+
+    state = task.state()
+    step = client.bind(task, state, stage_generator(seed, "client"))
+    tensors = step(task.encode(inputs), task.target_probabilities(targets))
+    for position, defense in enumerate(defenses):
+        tensors = defense.apply(tensors, client.kind, stage_generator(seed, f"defense/{position}"))
+    update = Update({name: tensor.detach().clone() for name, tensor in tensors.items()}, client.kind)
+    observation = Observation(
+        task,
+        state,
+        update,
+        threat,
+        client=client if threat.client_known else None,
+        defenses=tuple(defenses) if threat.defense_known else None,
+        batch_size=len(inputs) if threat.batch_size_known else None,
+        targets=targets.detach().clone() if threat.labels_known else None,
+    )
+    return observation, Truth(inputs.detach().clone(), targets.detach().clone(), task.space)

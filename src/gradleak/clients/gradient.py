@@ -1,0 +1,78 @@
+"""The client of FedSGD: one gradient of the loss averaged over the private batch."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from gradleak.clients.protocol import Simulate
+from gradleak.clients.stateless import DropoutChoice, Mode, dropout_layers, stateless_copy
+from gradleak.tasks import ModelState, Task
+from gradleak.updates import UpdateKind
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """Share `dL/dw` of the mean loss over the private batch (Zhu, Liu, Han 2019, equation 3).
+
+    Args:
+        mode: `"eval"`: BatchNorm normalizes with its running statistics; `"train"`: with those of the batch.
+        dropout: how masks are handled in a model that has dropout: `"off"` if the client trained without it,
+            `"fixed_mask"` if each layer's mask is drawn once from `dropout_seed`, which the attacker then knows.
+            A model with dropout is refused until one of them is chosen.
+        dropout_seed: seed of the fixed masks.
+    """
+
+    mode: Mode = "eval"
+    dropout: DropoutChoice | None = None
+    dropout_seed: int = 0
+
+    @property
+    def kind(self) -> UpdateKind:
+        """A gradient."""
+        return "gradient"
+
+    def problems(self, task: Task) -> list[str]:
+        """Settings outside their range, and dropout without a choice of its masks."""
+        problems: list[str] = []
+        if self.mode not in {"eval", "train"}:
+            problems.append(f"client.mode: expected 'eval' or 'train', got {self.mode!r}; choose one")
+        if self.dropout not in {None, "off", "fixed_mask"}:
+            problems.append(f"client.dropout: expected 'off' or 'fixed_mask', got {self.dropout!r}; choose one")
+        layers = dropout_layers(task.model)
+        if layers and self.dropout is None:
+            problems.append(
+                f"client.dropout: expected a choice for the dropout layers {', '.join(layers)}, got none; "
+                "use dropout='off' if the client trained without, or dropout='fixed_mask' for known masks"
+            )
+        heads = [
+            name
+            for name in layers
+            if self.dropout == "fixed_mask" and isinstance(getattr(task.model.get_submodule(name), "dropout", None), float)
+        ]
+        if heads:
+            problems.append(
+                f"client.dropout: expected dropout layers whose mask can be fixed, got {', '.join(heads)}, "
+                "which draw masks internally; use dropout='off'"
+            )
+        return problems
+
+    def bind(self, task: Task, state: ModelState, generator: torch.Generator | None = None) -> Simulate:
+        """Copy the model in the chosen mode once; see `Client.bind`. This client uses no randomness."""
+        del generator
+        module = stateless_copy(task.model, mode=self.mode, dropout=self.dropout, dropout_seed=self.dropout_seed)
+        buffers = {name for name, _ in module.named_buffers()} | {name for name, _ in module.named_parameters()}
+        constants = {name: value for name, value in state.constants.items() if name in buffers}
+        parameters = dict(state.parameters)
+
+        def simulate(variable: Tensor, target_probabilities: Tensor) -> dict[str, Tensor]:
+            def loss(trained: dict[str, Tensor]) -> Tensor:
+                outputs = task.space.forward(module, {**trained, **constants}, variable)
+                return task.loss(outputs, target_probabilities)
+
+            # The fused attention kernels have no second derivative; the plain one has.
+            with sdpa_kernel(SDPBackend.MATH):
+                return torch.func.grad(loss)(parameters)
+
+        return simulate

@@ -1,0 +1,43 @@
+"""Gaussian noise on the update."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gradleak.updates import UpdateKind
+
+
+@dataclass(frozen=True)
+class GaussianNoise:
+    """Add independent N(0, std^2) noise to every entry of the update (Zhu, Liu, Han 2019, section 5.1).
+
+    An attacker who knows this defense keeps the squared distance as objective, which is then the likelihood.
+
+    Args:
+        std: standard deviation of one entry, in the update's own units; not a variance, and not relative to the
+            update's norm.
+    """
+
+    std: float
+
+    def problems(self) -> list[str]:
+        """A std that is negative or not finite."""
+        if 0 <= self.std < float("inf"):
+            return []
+        return [f"GaussianNoise.std: expected a finite value of at least 0, got {self.std}; 0 adds no noise"]
+
+    def apply(
+        self, tensors: Mapping[str, Tensor], kind: UpdateKind, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
+        """Noise drawn tensor by tensor from one stream, so that equal shapes get different noise."""
+        del kind
+        if generator is None:
+            return dict(tensors)
+        return {
+            name: tensor
+            + self.std
+            * torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype, device=generator.device).to(tensor.device)
+            for name, tensor in tensors.items()
+        }

@@ -1,0 +1,222 @@
+"""Updates on disk: one `.safetensors` file with the update and the facts that travel with it; never a pickle.
+
+The tensors are named as the model's parameters. The facts lie in the file's metadata, all as JSON strings under
+`gradleak`: format version, kind, client, defenses, threat model, batch size, targets if they are given, input space
+and number of classes. A file without these facts can be read too, if its kind is said.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gradleak.clients import CLIENTS, Client
+from gradleak.components import from_plain, to_plain
+from gradleak.defenses import DEFENSES, Defense
+from gradleak.errors import BadInput, refuse
+from gradleak.tasks import ImageSpace, InputSpace, TabularSpace, Task
+from gradleak.threat import Observation, ThreatModel
+from gradleak.updates import Update, UpdateKind, update_problems
+
+FORMAT_VERSION = 1
+_KEY = "gradleak"
+_SPACES: tuple[type[InputSpace], ...] = (ImageSpace, TabularSpace)
+
+
+class _Facts(BaseModel):
+    """What the metadata hold; validated before anything is believed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: Literal[1]
+    kind: UpdateKind
+    threat: dict[str, bool]
+    client: dict[str, object] | None
+    defenses: list[dict[str, object]] | None
+    batch_size: int | None
+    targets: list[int] | list[list[float]] | None
+    space: dict[str, object]
+    num_classes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """The content of an update file.
+
+    Attributes:
+        update: the shared tensors.
+        threat: which facts are given.
+        client: how the update was made, if given.
+        defenses: what was done to it on purpose, if given.
+        batch_size: number of private examples, if given.
+        targets: class indices or probabilities, if given.
+        space: the input space, if the file states it.
+        num_classes: number of classes, if the file states it.
+    """
+
+    update: Update
+    threat: ThreatModel
+    client: Client | None = None
+    defenses: tuple[Defense, ...] | None = None
+    batch_size: int | None = None
+    targets: Tensor | None = None
+    space: InputSpace | None = None
+    num_classes: int | None = None
+
+    def observation(self, task: Task) -> Observation:
+        """What an attacker with this file and this public task holds.
+
+        Args:
+            task: the public task; its model holds the values from before the client's step.
+
+        Returns:
+            The observation.
+
+        Raises:
+            BadInput: when tensors, targets, batch size or client do not fit the task; every problem is listed.
+        """
+        state = task.state()
+        problems = update_problems(self.update.tensors, state.parameters)
+        if self.batch_size is not None and self.batch_size < 1:
+            problems.append(f"batch size: expected at least 1, got {self.batch_size}; correct the file or --batch-size")
+        if self.targets is not None:
+            problems += task.target_problems(self.targets, self.batch_size or len(self.targets))
+        if self.client is not None:
+            problems += self.client.problems(task)
+            if self.client.kind != self.update.kind:
+                problems.append(
+                    f"update kind: expected {self.client.kind!r}, which this client sends, got {self.update.kind!r}; "
+                    "correct one of them"
+                )
+        refuse(problems)
+        ordered = {name: self.update.tensors[name].to(task.device) for name in state.parameters}
+        return Observation(
+            task,
+            state,
+            replace(self.update, tensors=ordered),
+            self.threat,
+            client=self.client,
+            defenses=self.defenses,
+            batch_size=self.batch_size,
+            targets=self.targets,
+        )
+
+
+def save_update(path: str | Path, observation: Observation) -> None:
+    """Write an observation's update and its allowed facts; the model itself is not written.
+
+    Args:
+        path: the file to write, by custom `*.safetensors`; it appears whole or not at all.
+        observation: what an attacker holds.
+
+    Raises:
+        BadInput: when the folder does not exist or cannot be written.
+    """
+    path = Path(path)
+    facts = _Facts(
+        version=FORMAT_VERSION,
+        kind=observation.update.kind,
+        threat={name: bool(value) for name, value in vars(observation.threat).items()},
+        client=None if observation.client is None else to_plain(observation.client),
+        defenses=None if observation.defenses is None else [to_plain(defense) for defense in observation.defenses],
+        batch_size=observation.batch_size,
+        targets=None if observation.targets is None else observation.targets.tolist(),
+        space=to_plain(observation.task.space),
+        num_classes=observation.task.num_classes,
+    )
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in observation.update.tensors.items()}
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = Path(file.name)
+        save_file(tensors, temporary, metadata={_KEY: facts.model_dump_json()})
+        os.replace(temporary, path)
+    except OSError as error:
+        raise BadInput([f"{path}: expected a place to write to, got {error.strerror}; choose another folder"]) from error
+
+
+def load_update(path: str | Path, *, kind: UpdateKind | None = None) -> Evidence:
+    """Read an update file.
+
+    Args:
+        path: a `.safetensors` file.
+        kind: what the tensors are; needed only for a file that does not say it itself.
+
+    Returns:
+        Its content, not yet compared with any model.
+
+    Raises:
+        BadInput: when the file is missing, truncated, a pickle or no safetensors file, when its facts are not valid,
+            or when it does not say its kind and none is given.
+    """
+    path = Path(path)
+    tensors, metadata = read_safetensors(path)
+    text = metadata.get(_KEY)
+    if text is None:
+        if kind is None:
+            raise BadInput(
+                [f"{path}: expected the update's kind, got a file that does not state it; add --kind gradient or delta"]
+            )
+        return Evidence(Update(tensors, kind), ThreatModel(batch_size_known=False, client_known=False, defense_known=False))
+    try:
+        facts = _Facts.model_validate_json(text)
+    except ValidationError as error:
+        raise BadInput(
+            f"{path}: metadata {'.'.join(map(str, fault['loc'])) or _KEY}: {fault['msg'].lower()}, "
+            f"got {json.dumps(fault['input'], default=str)[:80]}; write the file with gradleak's save_update"
+            for fault in error.errors()
+        ) from error
+    return Evidence(
+        update=Update(tensors, kind or facts.kind),
+        threat=from_plain(f"{path}: threat", {"name": "ThreatModel", **facts.threat}, (ThreatModel,)),
+        client=None if facts.client is None else from_plain(f"{path}: client", facts.client, CLIENTS),
+        defenses=None
+        if facts.defenses is None
+        else tuple(from_plain(f"{path}: defense", defense, DEFENSES) for defense in facts.defenses),
+        batch_size=facts.batch_size,
+        targets=None if facts.targets is None else torch.tensor(facts.targets),
+        space=from_plain(f"{path}: space", facts.space, _SPACES),
+        num_classes=facts.num_classes,
+    )
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+    """Tensors and metadata of a safetensors file, with an error that says what the file is instead.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Tensors by name in the file's order, and its metadata.
+
+    Raises:
+        BadInput: when it is missing, a folder, empty, a pickle, or damaged.
+    """
+    if not path.is_file():
+        got = "a folder" if path.is_dir() else "none there"
+        raise BadInput([f"{path}: expected a .safetensors file, got {got}; check the path"])
+    with path.open("rb") as file:
+        magic = file.read(9)
+    if magic.startswith((b"\x80", b"PK\x03\x04")):
+        raise BadInput(
+            [
+                f"{path}: expected a .safetensors file, got a pickle (torch.save); it is never opened, "
+                "save the tensors with safetensors.torch.save_file instead"
+            ]
+        )
+    try:
+        with safe_open(path, framework="pt") as file:  # pyright: ignore[reportUnknownVariableType]
+            names: list[str] = list(file.keys())
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BadInput(
+            [f"{path}: expected a whole .safetensors file, got a damaged or foreign one ({error}); copy it again"]
+        ) from error

@@ -1,0 +1,1 @@
+"""Slow, plain transcriptions of published algorithms, against which the package is tested."""
