@@ -21,9 +21,11 @@ PUBLIC_NAMES = "gradleak"  # the room of __init__.py itself
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "seeds": frozenset(),
+    "components": frozenset({"errors"}),
+    "tensorfiles": frozenset({"errors"}),
     "optim": frozenset({"errors"}),
     "linalg": frozenset({"errors"}),
-    "zoo": frozenset({"errors", "seeds"}),
+    "zoo": frozenset({"errors", "seeds", "tensorfiles"}),
     "tasks": frozenset({"errors"}),
     "updates": frozenset({"errors", "tasks"}),
     "clients": frozenset({"errors", "seeds", "tasks", "updates"}),
@@ -31,7 +33,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "threat": frozenset({"errors", "tasks", "updates", "clients", "defenses"}),
     "reconstructions": frozenset({"errors", "tasks", "threat"}),
     "captures": frozenset({"errors", "seeds", "tasks", "updates", "clients", "defenses", "threat"}),
-    "evidence": frozenset({"errors", "tasks", "updates", "clients", "defenses", "threat"}),
+    "evidence": frozenset({"errors", "components", "tensorfiles", "tasks", "updates", "clients", "defenses", "threat"}),
     "attacks": frozenset(
         {
             "errors",
@@ -48,9 +50,13 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     ),
     "scoring": frozenset({"errors", "seeds", "tasks", "captures", "reconstructions"}),
     "bounds": frozenset({"errors", "seeds", "tasks", "updates", "clients", "defenses", "linalg"}),
+    # Evidence against the true batch: it sees both sides, as `captures` does, and is no attack.
+    "consistency": frozenset(
+        {"errors", "seeds", "tasks", "updates", "clients", "defenses", "threat", "captures", "evidence", "attacks"}
+    ),
     "audits.report": frozenset({"errors", "audits.store"}),  # reports read the store and nothing else
 }
-MAY_IMPORT_EVERYTHING = frozenset({"audits.store", "audits", "adapters", "cli", PUBLIC_NAMES})
+MAY_IMPORT_EVERYTHING = frozenset({"audits.store", "audits", "adapters", "cli", "__main__", PUBLIC_NAMES})
 
 # ---- reading the imports -----------------------------------------------------------------------------------------
 

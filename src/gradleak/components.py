@@ -29,7 +29,9 @@ def to_plain(component: object) -> dict[str, Any]:
     """
     name = type(component).__name__
     if not is_dataclass(component):
-        raise BadInput([f"{name}: expected a dataclass, got {type(component)}; decorate it with @dataclass(frozen=True)"])
+        raise BadInput(
+            [f"{name}: expected a dataclass, got {type(component)}; decorate it with @dataclass(frozen=True)"]
+        )
     return {"name": name, **{field.name: getattr(component, field.name) for field in fields(component)}}
 
 

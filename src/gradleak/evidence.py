@@ -8,14 +8,12 @@ and number of classes. A file without these facts can be read too, if its kind i
 import json
 import os
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -24,6 +22,7 @@ from gradleak.components import from_plain, to_plain
 from gradleak.defenses import DEFENSES, Defense
 from gradleak.errors import BadInput, refuse
 from gradleak.tasks import ImageSpace, InputSpace, TabularSpace, Task
+from gradleak.tensorfiles import read_safetensors
 from gradleak.threat import Observation, ThreatModel
 from gradleak.updates import Update, UpdateKind, update_problems
 
@@ -140,7 +139,9 @@ def save_update(path: str | Path, observation: Observation) -> None:
         save_file(tensors, temporary, metadata={_KEY: facts.model_dump_json()})
         os.replace(temporary, path)
     except OSError as error:
-        raise BadInput([f"{path}: expected a place to write to, got {error.strerror}; choose another folder"]) from error
+        raise BadInput(
+            [f"{path}: expected a place to write to, got {error.strerror}; choose another folder"]
+        ) from error
 
 
 def load_update(path: str | Path, *, kind: UpdateKind | None = None) -> Evidence:
@@ -165,7 +166,9 @@ def load_update(path: str | Path, *, kind: UpdateKind | None = None) -> Evidence
             raise BadInput(
                 [f"{path}: expected the update's kind, got a file that does not state it; add --kind gradient or delta"]
             )
-        return Evidence(Update(tensors, kind), ThreatModel(batch_size_known=False, client_known=False, defense_known=False))
+        return Evidence(
+            Update(tensors, kind), ThreatModel(batch_size_known=False, client_known=False, defense_known=False)
+        )
     try:
         facts = _Facts.model_validate_json(text)
     except ValidationError as error:
@@ -186,37 +189,3 @@ def load_update(path: str | Path, *, kind: UpdateKind | None = None) -> Evidence
         space=from_plain(f"{path}: space", facts.space, _SPACES),
         num_classes=facts.num_classes,
     )
-
-
-def read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
-    """Tensors and metadata of a safetensors file, with an error that says what the file is instead.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Tensors by name in the file's order, and its metadata.
-
-    Raises:
-        BadInput: when it is missing, a folder, empty, a pickle, or damaged.
-    """
-    if not path.is_file():
-        got = "a folder" if path.is_dir() else "none there"
-        raise BadInput([f"{path}: expected a .safetensors file, got {got}; check the path"])
-    with path.open("rb") as file:
-        magic = file.read(9)
-    if magic.startswith((b"\x80", b"PK\x03\x04")):
-        raise BadInput(
-            [
-                f"{path}: expected a .safetensors file, got a pickle (torch.save); it is never opened, "
-                "save the tensors with safetensors.torch.save_file instead"
-            ]
-        )
-    try:
-        with safe_open(path, framework="pt") as file:  # pyright: ignore[reportUnknownVariableType]
-            names: list[str] = list(file.keys())
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise BadInput(
-            [f"{path}: expected a whole .safetensors file, got a damaged or foreign one ({error}); copy it again"]
-        ) from error

@@ -27,7 +27,10 @@ class ThreatModel:
     defense_known: bool = True
 
     def describe(self) -> str:
-        """One line for tables: what is given, and what is withheld.
+        """One line for tables.
+
+        Returns:
+            What is given, and what is withheld.
 
         >>> ThreatModel().describe()
         'given: batch size, client, defense; withheld: labels'

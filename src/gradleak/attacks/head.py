@@ -1,6 +1,7 @@
 """Where the classifier is: the linear layer that makes the outputs."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -37,9 +38,13 @@ def find_head(task: Task, state: ModelState) -> Head | None:
     """
     module = copy.deepcopy(task.model).eval()
     made: dict[str, Tensor] = {}
+
+    def record(name: str) -> Callable[[nn.Module, object, Tensor], None]:
+        return lambda _layer, _inputs, output: made.update({name: output})
+
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Linear):
-            layer.register_forward_hook(lambda _layer, _inputs, output, name=name: made.__setitem__(name, output))
+            layer.register_forward_hook(record(name))
     variable = torch.zeros((1, *task.space.variable_shape), dtype=task.dtype, device=task.device)
     with torch.no_grad():
         outputs = task.space.forward(module, {**state.parameters, **state.constants}, variable)

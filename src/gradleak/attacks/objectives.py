@@ -38,9 +38,12 @@ def cosine_distance(simulated: Mapping[str, Tensor], observed: Mapping[str, Tens
         A scalar in [0, 2].
     """
     length, observed_length = _squared_norm(simulated).sqrt(), _squared_norm(observed).sqrt()
-    return 0.5 * torch.stack(
-        [(simulated[name] / length - observed[name] / observed_length).square().sum() for name in observed]
-    ).sum()
+    return (
+        0.5
+        * torch.stack(
+            [(simulated[name] / length - observed[name] / observed_length).square().sum() for name in observed]
+        ).sum()
+    )
 
 
 def _squared_norm(tensors: Mapping[str, Tensor]) -> Tensor:

@@ -49,7 +49,8 @@ class Gradient:
         heads = [
             name
             for name in layers
-            if self.dropout == "fixed_mask" and isinstance(getattr(task.model.get_submodule(name), "dropout", None), float)
+            if self.dropout == "fixed_mask"
+            and isinstance(getattr(task.model.get_submodule(name), "dropout", None), float)
         ]
         if heads:
             problems.append(

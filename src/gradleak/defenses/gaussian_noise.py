@@ -38,6 +38,8 @@ class GaussianNoise:
         return {
             name: tensor
             + self.std
-            * torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype, device=generator.device).to(tensor.device)
+            * torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype, device=generator.device).to(
+                tensor.device
+            )
             for name, tensor in tensors.items()
         }

@@ -5,6 +5,7 @@ not a stack of L-BFGS runs (one curvature and one step length would couple them)
 """
 
 from collections import deque
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import torch
@@ -56,7 +57,9 @@ class LBFGS:
             block = outer % self.blocks
             point = yield from self._outer_step(point, slice(block * size, (block + 1) * size), memories[block])
 
-    def _outer_step(self, point: Tensor, block: slice, memory: "_Memory"):  # noqa: ANN202  # a generator that returns
+    def _outer_step(
+        self, point: Tensor, block: slice, memory: "_Memory"
+    ) -> Generator[Tensor, tuple[Tensor, Tensor], Tensor]:
         """One optimizer call that moves one block of the unknowns; returns the point it ends at."""
         value, gradient = yield point
         gradient = gradient[block]
@@ -96,7 +99,9 @@ class _Memory:
         """Quasi-Newton direction `[D]` and its length, after learning from the last step."""
         if self.gradient is None or self.step is None:
             direction = gradient.neg()
-            length = min(1.0, float(1.0 / gradient.abs().sum())) * lr
+            length = float(
+                torch.clamp(1.0 / gradient.abs().sum(), max=1.0) * lr
+            )  # in the tensor's own precision, as torch
         else:
             self._learn(gradient - self.gradient, self.step)
             direction = self._two_loops(gradient)
@@ -122,9 +127,9 @@ class _Memory:
         pairs = list(zip(self.steps, self.changes, self.inverse_curvatures, strict=True))
         for step, change, inverse in reversed(pairs):
             weight = step.dot(direction) * inverse
-            direction.add_(change, alpha=-weight)
+            direction.add_(change, alpha=-float(weight))
             weights.append(weight)
         direction = torch.mul(direction, self.scale)
         for (step, change, inverse), weight in zip(pairs, reversed(weights), strict=True):
-            direction.add_(step, alpha=weight - change.dot(direction) * inverse)
+            direction.add_(step, alpha=float(weight - change.dot(direction) * inverse))
         return direction

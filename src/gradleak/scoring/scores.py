@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from gradleak.errors import refuse
+from gradleak.errors import BadInput
 from gradleak.scoring import metrics
 from gradleak.scoring.pairing import UNPAIRED, in_true_order, pair
 from gradleak.scoring.statistics import quantiles
@@ -96,9 +96,9 @@ def score(reconstruction: "Reconstruction", truth: "Truth") -> Scores:
         One row for each true example.
 
     Raises:
-        BadInput: when examples, raw candidates or targets of the two do not have the same shape.
+        BadInput: when the examples of the two differ in shape, or there is not one target for each reconstructed one.
     """
-    _check(reconstruction, truth)
+    _check_targets(reconstruction)
     clamped = clamp(reconstruction.inputs, truth.space.bounds)
     pairing = pair(clamped, truth.inputs)
     ordered = in_true_order(clamped, pairing)
@@ -178,32 +178,25 @@ def _rows(
 
 
 def _hard(targets: Tensor) -> Tensor:
-    """Targets as comparable classes `[N, ...]`; soft targets `[N, C]` become their most probable class."""
+    """Targets as class indices `[N]`; of probabilities `[N, C]`, the most probable class."""
     targets = targets.detach().cpu()
-    return targets.argmax(dim=-1) if targets.is_floating_point() and targets.ndim > 1 else targets
+    return targets.argmax(dim=1) if targets.ndim == 2 else targets
 
 
 def _same_targets(reconstruction: "Reconstruction", truth: "Truth", pairing: Tensor) -> Tensor:
     """Whether the partner of each true example has its target, as bool `[N]`; False if unpaired."""
     same = torch.zeros(len(pairing), dtype=torch.bool)
     paired = pairing != UNPAIRED
-    guessed = _hard(reconstruction.targets)[pairing[paired]]
-    same[paired] = (guessed == _hard(truth.targets)[paired]).reshape(int(paired.sum()), -1).all(dim=1)
+    same[paired] = _hard(reconstruction.targets)[pairing[paired]] == _hard(truth.targets)[paired]
     return same
 
 
-def _check(reconstruction: "Reconstruction", truth: "Truth") -> None:
-    problems: list[str] = []
-    if reconstruction.unclamped.shape != reconstruction.inputs.shape:
-        problems.append(
-            f"unclamped: expected the shape of the inputs {list(reconstruction.inputs.shape)}, got "
-            f"{list(reconstruction.unclamped.shape)}; give the raw values of the same candidates"
-        )
-    if not reconstruction.targets_given:
-        expected = (len(reconstruction.inputs), *_hard(truth.targets).shape[1:])
-        if _hard(reconstruction.targets).shape != expected:
-            problems.append(
-                f"targets: expected shape {list(expected)}, got {list(reconstruction.targets.shape)}; "
+def _check_targets(reconstruction: "Reconstruction") -> None:
+    expected = [len(reconstruction.inputs)]
+    if not reconstruction.targets_given and list(_hard(reconstruction.targets).shape) != expected:
+        raise BadInput(
+            [
+                f"targets: expected shape {expected}, got {list(reconstruction.targets.shape)}; "
                 "give one target for each reconstructed example"
-            )
-    refuse(problems)
+            ]
+        )

@@ -66,11 +66,7 @@ def quantiles(values: Values, levels: Sequence[float]) -> Quantiles:
     Raises:
         BadInput: when a level lies outside [0, 1].
     """
-    refuse(
-        f"levels: expected numbers in [0, 1], got {level}; give 0.5 for the median"
-        for level in levels
-        if not 0.0 <= level <= 1.0
-    )
+    refuse(f"levels: expected 0 to 1, got {level}; give 0.5 for the median" for level in levels if not 0 <= level <= 1)
     array = np.asarray(values, dtype=np.float64)
     kept = np.sort(array[~np.isnan(array)])
     return Quantiles(tuple(_quantile(kept, level) for level in levels), len(kept), len(array) - len(kept))

@@ -13,7 +13,7 @@ def idlg(
     max_seconds: float | None = None,
     snapshots: int = 24,
 ) -> Inversion:
-    """iDLG as published: the label from the sign rule, then DLG on the inputs alone.
+    """IDLG as published: the label from the sign rule, then DLG on the inputs alone.
 
     The rule holds for one example with a hard label and features that are not negative; for batches it is not
     applicable unless the labels are given.

@@ -5,14 +5,16 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
+from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from gradleak.errors import BadInput, refuse
+from gradleak.tensorfiles import read_safetensors
 from gradleak.zoo.data.dataset import Dataset
-from gradleak.zoo.safetensors_files import read_safetensors
 
 KEYS = (("inputs", "targets"), ("x", "y"), ("images", "labels"))
 IDX_IMAGES, IDX_LABELS = 0x0803, 0x0801
@@ -33,6 +35,9 @@ def mnist_idx(images_path: str | Path, labels_path: str | Path) -> Dataset:
         images_path: a file of bytes in three dimensions, such as `t10k-images-idx3-ubyte.gz`.
         labels_path: a file of bytes in one dimension, such as `t10k-labels-idx1-ubyte.gz`.
 
+    Returns:
+        The data set, named after the images file.
+
     Raises:
         BadInput: when a file is missing, in another format, truncated or too long, or when the counts differ.
     """
@@ -45,8 +50,8 @@ def mnist_idx(images_path: str | Path, labels_path: str | Path) -> Dataset:
             f"{labels_path.name}: expected {len(images)} labels, one per image, got {len(labels)}; "
             "give the two files of one set"
         )
-    refuse(problems)
-    assert images is not None and labels is not None
+    if images is None or labels is None or problems:
+        raise BadInput(problems)
     targets = labels.long()
     classes = max(10, int(targets.max()) + 1) if len(targets) else 10
     name = images_path.name.split(".")[0]
@@ -65,6 +70,9 @@ def npz(path: str | Path) -> Dataset:
 
     Classes are named "0", "1", ... up to the largest target. Pickled content is refused.
 
+    Returns:
+        The data set, named after the file.
+
     Raises:
         BadInput: when the file is missing or damaged, holds pickles, or its arrays do not fit this description.
     """
@@ -82,7 +90,7 @@ def npz(path: str | Path) -> Dataset:
                     arrays[name] = _tensor(archive[name])
                 except (ValueError, TypeError) as error:
                     problems.append(f"{path.name}: expected numbers in {name!r}, got: {error}; save numeric arrays")
-    except DAMAGED as error:
+    except (*DAMAGED, RuntimeError) as error:  # zipfile raises RuntimeError for encrypted members
         raise BadInput([f"{path}: expected a whole .npz archive, got: {error}; copy or write it again"]) from error
     refuse(problems)
     return _labeled(path, arrays[names[0]], arrays[names[1]])
@@ -91,11 +99,14 @@ def npz(path: str | Path) -> Dataset:
 def safetensors_data(path: str | Path) -> Dataset:
     """Inputs and integer targets `[n]` from a `.safetensors` file, named and shaped as for `npz`.
 
+    Returns:
+        The data set, named after the file.
+
     Raises:
         BadInput: when the file is missing, damaged or in another format, or its tensors do not fit.
     """
     path = Path(path)
-    tensors = read_safetensors(path)
+    tensors, _ = read_safetensors(path)
     names = _pair(path, tuple(tensors))
     return _labeled(path, tensors[names[0]], tensors[names[1]])
 
@@ -124,7 +135,8 @@ def _idx(path: Path, magic: int, problems: list[str]) -> Tensor | None:
     expected = int(np.prod(shape, dtype=object))
     if len(content) - header != expected:
         problems.append(
-            f"{path.name}: expected {expected} bytes for shape {list(shape)}, got {len(content) - header}; copy it again"
+            f"{path.name}: expected {expected} bytes for shape {list(shape)}, got {len(content) - header}; "
+            "copy the file again"
         )
         return None
     return torch.as_tensor(np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy())
@@ -141,16 +153,22 @@ def _pair(path: Path, names: tuple[str, ...]) -> tuple[str, str]:
 def _tensor(array: object) -> Tensor:
     """The array in a type that torch knows: float32, uint8, bool or int64.
 
+    Returns:
+        The same values, or infinities for those beyond float32.
+
     Raises:
         TypeError: when it does not hold real numbers.
     """
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
-        raise TypeError(f"data type {getattr(array, 'dtype', 'bytes')}")
+    if not isinstance(array, np.ndarray):
+        raise TypeError("bytes that are no array")
+    array = cast(npt.NDArray[np.generic], array)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"data type {array.dtype}")
     if array.dtype.kind == "f":
         # Values beyond float32 become infinite here and are reported with the other values that are not finite.
         with np.errstate(over="ignore"):
             return torch.as_tensor(array.astype(np.float32))
-    return torch.as_tensor(array if array.dtype in (np.uint8, np.bool_) else array.astype(np.int64))
+    return torch.as_tensor(array if array.dtype.name in ("uint8", "bool") else array.astype(np.int64))
 
 
 def _labeled(path: Path, inputs: Tensor, targets: Tensor) -> Dataset:

@@ -4,14 +4,13 @@ import gzip
 from functools import lru_cache
 from importlib import resources
 from importlib.resources.abc import Traversable
-from importlib.util import find_spec
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
 
-from gradleak.errors import BadInput, missing_extra, refuse
+from gradleak.errors import BadInput, refuse
 from gradleak.zoo.data.dataset import Dataset
 
 PACKAGES = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
@@ -49,8 +48,11 @@ def faces() -> Dataset:
     Source: `skimage.data.lfw_subset`; G. B. Huang, M. Ramesh, T. Berg, E. Learned-Miller, *Labeled Faces in the
     Wild*, University of Massachusetts technical report 07-49, 2007.
 
+    Returns:
+        The data set; class 0 is "face", class 1 "not a face".
+
     Raises:
-        BadInput: when scikit-image is not installed.
+        BadInput: when this build of scikit-image lacks them.
     """
     with _packaged("skimage", "data/lfw_subset.npy", "the faces").open("rb") as file:
         patches: npt.NDArray[np.float64] = np.load(file, allow_pickle=False)
@@ -64,8 +66,11 @@ def digits() -> Dataset:
     Source: `sklearn.datasets.load_digits`; E. Alpaydin, C. Kaynak, *Optical Recognition of Handwritten Digits*,
     UCI Machine Learning Repository, 1998 (its test set).
 
+    Returns:
+        The data set; class d is the digit d.
+
     Raises:
-        BadInput: when scikit-learn is not installed.
+        BadInput: when this build of scikit-learn lacks them.
     """
     with (
         _packaged("sklearn", "datasets/data/digits.csv.gz", "the digits").open("rb") as packed,
@@ -89,8 +94,11 @@ def photographs(size: int = 32, count: int = 200, seed: int = 0) -> Dataset:
         count: number of crops, at least 1.
         seed: decides the windows, at least 0.
 
+    Returns:
+        The data set; example i shows photograph i mod 10.
+
     Raises:
-        BadInput: when a number is out of range, or scikit-image or scikit-learn is not installed.
+        BadInput: when a number is out of range, or a photograph is missing from its package.
     """
     problems: list[str] = []
     if not 1 <= size <= LARGEST_SIZE:
@@ -126,11 +134,12 @@ def _packaged(package: str, path: str, purpose: str) -> Traversable:
 
     It is read from the package's folder and not through the package's own loader, which may download.
 
+    Returns:
+        The file, which exists.
+
     Raises:
-        BadInput: when the package or the file is not there.
+        BadInput: when this build of the package lacks the file.
     """
-    if find_spec(package) is None:
-        refuse(missing_extra(PACKAGES[package], "data", purpose).problems)
     file = resources.files(package).joinpath(path)
     if not file.is_file():
         raise BadInput(

@@ -82,6 +82,9 @@ class Dataset:
             seed: decides the draw, at least 0.
             distinct_labels: take at most one example of each class.
 
+        Returns:
+            The positions, in the order of the draw.
+
         Raises:
             BadInput: when `count` or `seed` is out of range.
         """
@@ -106,6 +109,9 @@ class Dataset:
     def sample(self, count: int, seed: int, *, distinct_labels: bool = False) -> tuple[Tensor, Tensor]:
         """Inputs `[count, ...]` and targets `[count]` at the positions that `indices` draws.
 
+        Returns:
+            Inputs and targets, in the order of the draw.
+
         Raises:
             BadInput: as for `indices`.
         """
@@ -114,6 +120,9 @@ class Dataset:
 
     def subset(self, indices: Tensor) -> "Dataset":
         """The examples at `indices` `[m]` (int64, m at least 1), with the same class names.
+
+        Returns:
+            The chosen examples, in the order of `indices`.
 
         Raises:
             BadInput: when an index is out of range or there is none.
@@ -124,6 +133,9 @@ class Dataset:
 
     def split(self, count: int, seed: int) -> "tuple[Dataset, Dataset]":
         """Two disjoint data sets: `count` examples drawn at random, and all others.
+
+        Returns:
+            The drawn part and the rest.
 
         Raises:
             BadInput: when `count` is not 1 to n - 1 or `seed` is negative.
@@ -139,6 +151,9 @@ class Dataset:
         """The same images at `size` x `size` pixels, by bilinear interpolation with antialiasing.
 
         The aspect ratio of images that are not square changes.
+
+        Returns:
+            The resized data set, or this one if it has that size.
 
         Raises:
             BadInput: when the inputs are not images or `size` is below 1.

@@ -31,8 +31,18 @@ LARGEST_MEMBER = 64 * 2**20
 """Bytes of one image in an archive; a compressed archive can claim to hold anything."""
 
 LISTED_PROBLEMS = 20
-CORRUPT = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-"""What Pillow raises for damaged images of its various formats."""
+CORRUPT = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+"""What Pillow raises for damaged images of its various formats; randomly damaged TIFFs bring the stranger ones."""
 
 UNREADABLE_ARCHIVE = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)
 
@@ -48,6 +58,9 @@ def image_folder(path: str | Path, size: int | None = None) -> Dataset:
         path: the folder.
         size: pixels per side to which every image is reduced or enlarged, after the largest centered square is
             cut out; None keeps the images, which must then all have the same size.
+
+    Returns:
+        The data set, in the order of class and file names.
 
     Raises:
         BadInput: when there is no such folder, no image in it, images beside class folders, an empty class, an
@@ -81,6 +94,9 @@ def image_tar(path: str | Path, size: int | None = None) -> Dataset:
     Args:
         path: the archive.
         size: as for `image_folder`.
+
+    Returns:
+        The data set, in the order of class and file names.
 
     Raises:
         BadInput: when the file is missing, not a tar archive or truncated, and as for `image_folder`.
@@ -148,9 +164,15 @@ def _decode(
         # Pillow's message would name a memory address or repeat the path.
         problems.append(f"{label}: expected an image, got {type(error).__name__} when decoding; replace or remove it")
         return
-    if size is not None:
-        image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
-    pictures[parts] = np.asarray(image)
+    pictures[parts] = np.asarray(image if size is None else _square(image, size))
+
+
+def _square(image: Image.Image, size: int) -> Image.Image:
+    """The largest centered square of an image at size x size pixels, reduced with antialiasing."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    # Cut first: resampling a box of the whole image would let the pixels around the box shine through.
+    return image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
 
 
 def _dataset(
@@ -169,7 +191,8 @@ def _dataset(
         found.append(f"{path}: expected all images in class folders or none, got a mixture of depths; move them")
     sizes = Counter(f"{pixels.shape[1]}x{pixels.shape[0]}" for pixels in pictures.values())
     if len(sizes) > 1:
-        got = ", ".join(f"{dimensions} ({number} images)" for dimensions, number in sizes.most_common(3))
+        ordered_sizes = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))
+        got = ", ".join(f"{dimensions} ({number} images)" for dimensions, number in ordered_sizes[:3])
         found.append(f"{path}: expected images of one size, got {got}{' ...' if len(sizes) > 3 else ''}; give a size")
     if len(found) > LISTED_PROBLEMS:
         rest = len(found) - LISTED_PROBLEMS

@@ -86,6 +86,9 @@ def load(reference: str | Path, *, size: int | None = None) -> Dataset:
         reference: "faces", "digits", "photographs", or a path.
         size: pixels per side of the images; None keeps them as they are.
 
+    Returns:
+        The data set.
+
     Raises:
         BadInput: when the reference is neither, or what it names cannot be used.
     """
@@ -118,6 +121,9 @@ def _nothing_there(reference: str) -> str:
 
 def _labels_beside(path: Path) -> Path:
     """The labels of an IDX images file, gzipped or not, by the usual change of name.
+
+    Returns:
+        The path of the labels file.
 
     Raises:
         BadInput: when there is no such file.

@@ -34,6 +34,9 @@ def seeded(seed: int, build: Callable[[], M]) -> M:
     seeded for the time of `build` and then restored. Only the CPU generator is touched, because weights are
     drawn on the CPU: the same seed gives the same bits on a machine with an accelerator.
 
+    Returns:
+        What `build` made.
+
     Raises:
         BadInput: when `seed` is negative, or when the model holds an in-place activation, which would
             overwrite values that the derivatives of gradients still need.

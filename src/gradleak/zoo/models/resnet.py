@@ -140,6 +140,9 @@ def resnet20(
 ) -> CifarResNet:
     """ResNet-20: `resnet` with depth 20; 269,722 parameters for 3 channels and 10 classes.
 
+    Returns:
+        The model, as `resnet` returns it.
+
     Raises:
         BadInput: as for `resnet`.
     """
@@ -164,6 +167,9 @@ def resnet32(
     seed: int = 0,
 ) -> CifarResNet:
     """ResNet-32: `resnet` with depth 32; 464,154 parameters for 3 channels and 10 classes.
+
+    Returns:
+        The model, as `resnet` returns it.
 
     Raises:
         BadInput: as for `resnet`.
@@ -190,6 +196,9 @@ def resnet44(
 ) -> CifarResNet:
     """ResNet-44: `resnet` with depth 44; 658,586 parameters for 3 channels and 10 classes.
 
+    Returns:
+        The model, as `resnet` returns it.
+
     Raises:
         BadInput: as for `resnet`.
     """
@@ -214,6 +223,9 @@ def resnet56(
     seed: int = 0,
 ) -> CifarResNet:
     """ResNet-56: `resnet` with depth 56; 853,018 parameters for 3 channels and 10 classes.
+
+    Returns:
+        The model, as `resnet` returns it.
 
     Raises:
         BadInput: as for `resnet`.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gradleak.errors import refuse
-from gradleak.zoo.safetensors_files import read_safetensors
+from gradleak.tensorfiles import read_safetensors
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -34,7 +34,7 @@ def load_weights(model: M, path: str | Path) -> M:
             misshaped, of another kind of number, or not finite; all of these at once.
     """
     path = Path(path)
-    tensors = read_safetensors(path)
+    tensors, _ = read_safetensors(path)
     expected = model.state_dict()
     problems: list[str] = []
     for name in sorted(expected.keys() - tensors.keys()):

@@ -1,0 +1,92 @@
+"""Small tasks with random private batches on which many tests run."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+import gradleak as gl
+from gradleak.seeds import stage_generator
+from gradleak.zoo.models import lenet, mlp
+from gradleak.zoo.models.building import seeded
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A task, a private batch, and a client that may train it."""
+
+    name: str
+    task: gl.Task
+    inputs: Tensor
+    targets: Tensor
+    client: gl.clients.Client
+
+
+def images(count: int, shape: tuple[int, int, int] = (3, 16, 16), seed: int = 0) -> Tensor:
+    return torch.rand((count, *shape), generator=stage_generator(seed, "images"), dtype=torch.float64)
+
+
+def labels(count: int, classes: int = 10, seed: int = 0) -> Tensor:
+    return torch.randint(classes, (count,), generator=stage_generator(seed, "labels"))
+
+
+def small_lenet(dtype: torch.dtype = torch.float64, **settings: object) -> gl.Task:
+    model = lenet(10, input_size=16, **settings).to(dtype)  # pyright: ignore[reportArgumentType]
+    return gl.Task(model, gl.ImageSpace((3, 16, 16)), num_classes=10)
+
+
+def normed_net(norm: Callable[[int], nn.Module], dropout: float = 0.0) -> nn.Sequential:
+    """A net with normalization and dropout, with values that are not their trivial defaults."""
+    generator = stage_generator(1, "net")
+    net = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1),
+        norm(6),
+        nn.Softplus(),
+        nn.Dropout(dropout),
+        nn.AvgPool2d(4),
+        nn.Flatten(),
+        nn.Linear(96, 10),
+    ).double()
+    with torch.no_grad():
+        for value in [*net.parameters(), *net.buffers()]:
+            if value.is_floating_point():
+                value.copy_(0.1 + 0.9 * torch.rand(value.shape, generator=generator, dtype=value.dtype))
+    return net
+
+
+class TinyTransformer(nn.Module):
+    """Patches as tokens through an encoder layer, whose fused attention has no second derivative."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, 8, 4, stride=4)
+        self.encoder = nn.TransformerEncoderLayer(8, 2, 16, dropout=dropout, batch_first=True)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        tokens = self.embed(pixels).flatten(2).transpose(1, 2)
+        return self.head(self.encoder(tokens).mean(dim=1))
+
+
+def problems() -> list[Problem]:
+    space = gl.ImageSpace((3, 16, 16), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25))
+    batch, classes = images(3), labels(3)
+    soft = torch.softmax(torch.randn((3, 10), generator=stage_generator(0, "soft"), dtype=torch.float64), dim=1)
+
+    def task(model: nn.Module) -> gl.Task:
+        return gl.Task(model.double(), space, num_classes=10)
+
+    flat = gl.Task(mlp(48, (12,), 10, seed=0).double(), gl.TabularSpace(48), num_classes=10)
+    gradient = gl.clients.Gradient
+    return [
+        Problem("lenet", small_lenet(), images(1), labels(1), gradient()),
+        Problem("lenet-batch", small_lenet(), batch, classes, gradient()),
+        Problem("lenet-soft-targets", small_lenet(), batch, soft, gradient()),
+        Problem("rows", flat, images(3, (3, 4, 4)).flatten(1), classes, gradient()),
+        Problem("batchnorm-eval", task(normed_net(nn.BatchNorm2d)), batch, classes, gradient(mode="eval")),
+        Problem("batchnorm-train", task(normed_net(nn.BatchNorm2d)), batch, classes, gradient(mode="train")),
+        Problem("dropout-off", task(normed_net(nn.BatchNorm2d, 0.3)), batch, classes, gradient(dropout="off")),
+        Problem("dropout-mask", task(normed_net(nn.Identity, 0.3)), batch, classes, gradient(dropout="fixed_mask")),
+        Problem("transformer", task(seeded(0, TinyTransformer)), batch, classes, gradient(mode="eval")),
+    ]
