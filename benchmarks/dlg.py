@@ -2,8 +2,8 @@
 
     python benchmarks/dlg.py --data cifar10-test.tar --images 20 --json dlg.json
 
-LeNet of the released DLG code with 10 classes, every weight and bias U(-0.5, 0.5), one image an update, labels
-unknown, float32, 300 outer steps of L-BFGS, one random network and one start for each image. `--released` runs the plain
+LeNet of the released DLG code with 10 classes, weights and biases U(-0.5, 0.5), one image an update, labels
+unknown, float32, 300 outer steps of L-BFGS, one random network and one start an image. `--released` runs the plain
 transcription of the released loop from the same start beside it, in turn.
 """
 
@@ -23,7 +23,7 @@ from gradleak.zoo.data import load
 from gradleak.zoo.models import lenet
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the transcription lives with the tests
-from tests.reference.released_dlg import released_dlg_loop  # noqa: E402
+from tests.reference.released_dlg import released_dlg_loop
 
 
 @dataclass(frozen=True)

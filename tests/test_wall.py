@@ -14,7 +14,7 @@ from tests.problems import Problem, images, labels, problems, small_lenet
 PROBLEMS = problems()
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: objective.__name__)
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: getattr(objective, "__name__", repr(objective)))
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.name)
 def test_objective_is_zero_at_the_true_batch(problem: Problem, objective: Objective) -> None:
     observation, _ = gl.capture(problem.task, problem.inputs, problem.targets, client=problem.client)
@@ -24,7 +24,7 @@ def test_objective_is_zero_at_the_true_batch(problem: Problem, objective: Object
     assert float(objective(simulated, observation.update.tensors)) < 1e-20
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: objective.__name__)
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: getattr(objective, "__name__", repr(objective)))
 def test_objective_is_not_zero_elsewhere(objective: Objective) -> None:
     problem = PROBLEMS[0]
     observation, _ = gl.capture(problem.task, problem.inputs, problem.targets)

@@ -7,13 +7,13 @@ and number of classes. A file without these facts can be read too, if its kind i
 
 import json
 import os
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -114,7 +114,7 @@ def save_update(path: str | Path, observation: Observation) -> None:
     """Write an observation's update and its allowed facts; the model itself is not written.
 
     Args:
-        path: the file to write, by custom `*.safetensors`; it appears whole or not at all.
+        path: the file to write, by custom named `*.safetensors`; it appears whole or not at all.
         observation: what an attacker holds.
 
     Raises:
@@ -133,15 +133,14 @@ def save_update(path: str | Path, observation: Observation) -> None:
         num_classes=observation.task.num_classes,
     )
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in observation.update.tensors.items()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
         save_file(tensors, temporary, metadata={_KEY: facts.model_dump_json()})
         os.replace(temporary, path)
-    except OSError as error:
-        raise BadInput(
-            [f"{path}: expected a place to write to, got {error.strerror}; choose another folder"]
-        ) from error
+    except (OSError, SafetensorError) as error:
+        raise BadInput([f"{path}: expected a place to write to, got: {error}; choose another folder"]) from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load_update(path: str | Path, *, kind: UpdateKind | None = None) -> Evidence:

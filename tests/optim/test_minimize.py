@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradleak.optim import LBFGS, Budget, Proposals, minimize, value_and_gradient
+from gradleak.optim import LBFGS, Box, Budget, Proposals, minimize, value_and_gradient
 from gradleak.seeds import stage_generator
 
 TARGET = torch.linspace(-1, 2, 6, dtype=torch.float64)
@@ -27,7 +27,7 @@ class Scripted:
 
     points: tuple[Tensor, ...]
 
-    def propose(self, start: Tensor) -> Proposals:
+    def propose(self, start: Tensor, box: Box | None = None) -> Proposals:
         yield start
         for point in self.points:  # noqa: UP028  # a tuple's iterator cannot be sent to
             yield point

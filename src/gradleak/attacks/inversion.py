@@ -3,32 +3,34 @@
 All of them are this one attack with other parts; the recipes choose the parts.
 """
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from gradleak.attacks.head import find_head
-from gradleak.attacks.labels import row_sum_sign
-from gradleak.attacks.objectives import Objective
+from gradleak.attacks.labels import bias_sign, row_minimum, row_sum_sign
+from gradleak.attacks.layout import Layout
+from gradleak.attacks.objectives import Objective, normalized_squared_distance
+from gradleak.attacks.precision import in_precision
+from gradleak.attacks.priors import Weighted, group_consistency
 from gradleak.attacks.protocol import Progress, not_applicable
-from gradleak.optim import Budget, Energy, Minimum, Optimizer, minimize, value_and_gradient
+from gradleak.attacks.spectrum import weighted_frequencies
+from gradleak.attacks.starts import Start, standard_normal
+from gradleak.optim import Budget, Energy, Minimum, Optimizer, Stage, minimize_in_stages, value_and_gradient
 from gradleak.reconstructions import History, Reconstruction, Snapshot, Status
 from gradleak.seeds import stage_generator
 from gradleak.threat import Observation, simulator
 
-LabelPart = Literal["joint", "row_sum_sign"]
+LabelPart = Literal["joint", "row_sum_sign", "bias_sign", "row_minimum"]
 
 # An update is called reproduced when the squared distance is below this share of the update's squared norm.
 _REPRODUCED = 1e-6
-
-
-def standard_normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Start from independent N(0, 1) draws in pixel units (Zhu, Liu, Han 2019, algorithm 1)."""
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,21 @@ class Inversion:
         name: the attack's name in tables.
         objective: distance between simulated and observed update.
         optimizer: from the number of examples to the rule that proposes candidates.
-        labels: `"joint"`: one row of target logits for each example is optimized with the inputs; `"row_sum_sign"`:
-            recovered first (single examples only). Given labels are used in either case.
+        labels: `"joint"`: one row of target logits for each example is optimized with the inputs; the others name
+            the rule that recovers them first: `"row_sum_sign"` and `"bias_sign"` (single examples only),
+            `"row_minimum"` (distinct labels only). Given labels are used in any case.
+        priors: terms added to the objective.
+        group_weight: weight of the restarts' distance to their mean, see `priors.group_consistency`.
         start: from a shape and a generator to the first variable; always drawn in float64, so that float32 and
             float64 runs begin at the same point.
+        pyramid: images only: sides of coarser square grids on which the image is searched first, each with its
+            largest number of evaluations a restart; empty for none.
+        spectrum: images only: search the image itself in weighted frequencies with this exponent, see
+            `spectrum.weighted_frequencies`; None for pixels. It leaves no box.
+        boxed: keep the variable inside the input space's bounds, by projection.
+        precision: `"model"`: compute as the model does; `"double"`: in float64.
         restarts: independent starts, batched; the one with the lowest objective is returned.
+        chunk_size: restarts evaluated together, to bound memory; None for all.
         max_evaluations: over all restarts together; None for no limit.
         max_seconds: wall time; None for no limit.
         stop_at: stop when the objective reaches this value; None to use up the optimizer's steps.
@@ -54,8 +66,15 @@ class Inversion:
     objective: Objective
     optimizer: Callable[[int], Optimizer]
     labels: LabelPart
-    start: Callable[[tuple[int, ...], torch.Generator], Tensor] = standard_normal
+    priors: tuple[Weighted, ...] = ()
+    group_weight: float = 0.0
+    start: Start = standard_normal
+    pyramid: tuple[tuple[int, int], ...] = ()
+    spectrum: float | None = None
+    boxed: bool = False
+    precision: Literal["model", "double"] = "model"
     restarts: int = 1
+    chunk_size: int | None = None
     max_evaluations: int | None = None
     max_seconds: float | None = None
     stop_at: float | None = None
@@ -68,53 +87,47 @@ class Inversion:
             return not_applicable(self.name, observation, "no evidence: every entry of the update is zero")
         if observation.client is None and observation.update.kind != "gradient":
             return not_applicable(self.name, observation, "a weight delta cannot be simulated without its client")
-        if observation.batch_size is None:
+        batch_size = observation.batch_size
+        if batch_size is None:
             return not_applicable(self.name, observation, "the batch size is withheld, and this attack needs it")
-        fixed_targets = self._fixed_targets(observation)
+        if self.precision == "double":
+            observation = in_precision(observation, torch.float64)
+        fixed_targets = recovered_targets(observation, batch_size, self.labels)
         if isinstance(fixed_targets, str):
             return not_applicable(self.name, observation, fixed_targets)
-        layout = _Layout(observation, observation.batch_size, fixed_targets)
-        minimum = minimize(
-            value_and_gradient(self._energy(observation, layout)),
-            self._starts(layout, seed),
-            optimizer=self.optimizer(observation.batch_size),
+        layout = Layout.of(observation, batch_size, fixed_targets)
+        bounds = observation.task.space.bounds
+        minimum = minimize_in_stages(
+            self.energy(observation, layout),
+            self.starts(layout, seed),
+            self._stages(layout),
             budget=Budget(
                 evaluations=None if self.max_evaluations is None else max(1, self.max_evaluations // self.restarts),
                 seconds=None if self.max_seconds is None else self.max_seconds - (time.perf_counter() - began),
                 target=self.stop_at,
             ),
+            box=layout.box(*bounds) if self.boxed and self.spectrum is None and bounds is not None else None,
             moments=self.snapshots,
             progress=progress,
+            evaluator=partial(value_and_gradient, chunk_size=self.chunk_size, coupling=self._coupling()),
         )
         return self._reconstruction(observation, layout, minimum, began)
 
-    def _fixed_targets(self, observation: Observation) -> Tensor | None | str:
-        """Target probabilities `[N, C]` that are not optimized, None if they are, or why they cannot be had."""
-        task = observation.task
-        if observation.targets is not None:
-            return task.target_probabilities(observation.targets)
-        if self.labels == "joint":
-            return None
-        if observation.batch_size != 1:
-            return f"the sign rule finds the label of one example, and the batch has {observation.batch_size}"
-        head = find_head(task, observation.state)
-        if head is None:
-            return "the sign rule needs a linear classifier at the model's output, and there is none"
-        label = row_sum_sign(observation.update.in_gradient_direction()[head.weight])
-        return task.target_probabilities(torch.tensor([label]))
-
-    def _energy(self, observation: Observation, layout: "_Layout") -> Energy:
-        """The objective of one flat candidate `[D]`."""
-        step = simulator(observation)
-        observed = {name: tensor.to(observation.task.dtype) for name, tensor in observation.update.tensors.items()}
+    def energy(self, observation: Observation, layout: Layout) -> Energy:
+        """Objective and priors of one flat candidate `[D]`."""
+        step, observed = simulator(observation), observed_tensors(observation)
+        terms = [(part.weight, part.prior(observation)) for part in self.priors]
 
         def energy(candidate: Tensor) -> Tensor:
             variable, targets = layout.unpack(candidate)
-            return self.objective(step(variable, targets), observed)
+            value = self.objective(step(variable, targets), observed)
+            for weight, term in terms:
+                value = value + weight * term(variable, targets)
+            return value
 
         return energy
 
-    def _starts(self, layout: "_Layout", seed: int) -> Tensor:
+    def starts(self, layout: Layout, seed: int) -> Tensor:
         """First candidates `[restarts, D]`: inputs from `start`, logits from N(0, 1) as in the released DLG code."""
         rows: list[Tensor] = []
         for restart in range(self.restarts):
@@ -124,15 +137,38 @@ class Inversion:
             rows.append(layout.pack(variable, logits))
         return torch.stack(rows)
 
+    def _stages(self, layout: Layout) -> list[Stage]:
+        """The pyramid's grids that are coarser than the image, and the image."""
+        optimizer = self.optimizer(layout.variable_shape[0])
+        if len(layout.variable_shape) != 4:
+            return [Stage(optimizer)]
+        coarse = [
+            (layout.coarser((side, side)), evaluations)
+            for side, evaluations in self.pyramid
+            if side < min(layout.variable_shape[2:])
+        ]
+        stages = [
+            Stage(optimizer, evaluations, partial(grid.resized, other=layout), partial(layout.resized, other=grid))
+            for grid, evaluations in coarse
+        ]
+        if self.spectrum is None:
+            return [*stages, Stage(optimizer)]
+        return [*stages, Stage(optimizer, None, *weighted_frequencies(layout, self.spectrum))]
+
+    def _coupling(self) -> Callable[[Tensor], Tensor] | None:
+        """The group term, if it counts."""
+        weight = self.group_weight
+        return (lambda points: weight * group_consistency(points)) if weight else None
+
     def _reconstruction(
-        self, observation: Observation, layout: "_Layout", minimum: Minimum, began: float
+        self, observation: Observation, layout: Layout, minimum: Minimum, began: float
     ) -> Reconstruction:
         """The restart with the lowest objective, decoded."""
         space = observation.task.space
         best = int(minimum.values.argmin())
         variable, targets = layout.unpack(minimum.points[best])
         objective = float(minimum.values[best])
-        status, message = self._status(observation, minimum, best)
+        status, message = self._status(observation, layout, minimum, best)
         history = History(
             tuple(range(1, minimum.evaluations + 1)),
             minimum.times,
@@ -157,11 +193,11 @@ class Inversion:
             history=history,
         )
 
-    def _status(self, observation: Observation, minimum: Minimum, best: int) -> tuple[Status, str]:
+    def _status(self, observation: Observation, layout: Layout, minimum: Minimum, best: int) -> tuple[Status, str]:
         """How the returned restart ended, and the sentence for people."""
         objective, last = float(minimum.values[best]), float(minimum.last_values[best])
-        relative = objective / observation.update.squared_norm()
-        if last != last or last in {float("inf"), float("-inf")}:
+        relative = relative_squared_error(observation, *layout.unpack(minimum.points[best]))
+        if not math.isfinite(last):
             return "nonfinite", "the search diverged; the best candidate before that is returned"
         if (self.stop_at is not None and objective <= self.stop_at) or relative <= _REPRODUCED:
             return "converged", f"the update is reproduced to a relative squared error of {relative:.1e}"
@@ -169,28 +205,45 @@ class Inversion:
         return "budget", f"ended after its {ended} at a relative squared error of {relative:.1e}"
 
 
-class _Layout:
-    """How a batch of unknowns lies in one flat vector: example after example, each its variable and then its logits.
+def recovered_targets(observation: Observation, batch_size: int, rule: LabelPart) -> Tensor | None | str:
+    """Target probabilities `[N, C]` that are not searched, None if they are, or why they cannot be had.
 
-    With one example this is the order in which the released DLG code hands its unknowns to the optimizer.
+    Args:
+        observation: what the attacker holds.
+        batch_size: N.
+        rule: how labels are recovered where they are not given.
+
+    Returns:
+        The given targets if there are any, whatever the rule.
     """
+    task = observation.task
+    if observation.targets is not None:
+        return task.target_probabilities(observation.targets)
+    if rule == "joint":
+        return None
+    if batch_size != 1 and rule != "row_minimum":
+        return f"the sign rule finds the label of one example, and the batch has {batch_size}"
+    if batch_size > task.num_classes:
+        return f"the row-minimum rule needs distinct labels, and {batch_size} examples have {task.num_classes} classes"
+    head = find_head(task, observation.state)
+    if head is None:
+        return "label recovery needs a linear classifier at the model's output, and there is none"
+    tensors = observation.update.in_gradient_direction()
+    if rule == "row_minimum":
+        return task.target_probabilities(row_minimum(tensors[head.weight], batch_size))
+    if rule == "bias_sign" and head.bias is not None:
+        return task.target_probabilities(torch.tensor([bias_sign(tensors[head.bias])]))
+    return task.target_probabilities(torch.tensor([row_sum_sign(tensors[head.weight])]))
 
-    def __init__(self, observation: Observation, batch_size: int, fixed_targets: Tensor | None) -> None:
-        task = observation.task
-        self.variable_shape = (batch_size, *task.space.variable_shape)
-        self.fixed_targets = fixed_targets
-        self.logits_shape = (batch_size, task.num_classes if fixed_targets is None else 0)
-        self.dtype, self.device = task.dtype, task.device
 
-    def pack(self, variable: Tensor, logits: Tensor) -> Tensor:
-        """Flat vector `[D]` of a variable `[N, ...]` and logits `[N, C or 0]`."""
-        return torch.cat([variable.flatten(1), logits], dim=1).flatten().to(self.device, self.dtype)
+def observed_tensors(observation: Observation) -> Mapping[str, Tensor]:
+    """The update in the model's precision."""
+    return {name: tensor.to(observation.task.dtype) for name, tensor in observation.update.tensors.items()}
 
-    def unpack(self, candidate: Tensor) -> tuple[Tensor, Tensor]:
-        """Variable `[N, ...]` and target probabilities `[N, C]` of a flat vector `[D]`."""
-        rows = candidate.view(self.variable_shape[0], -1)
-        size = rows.shape[1] - self.logits_shape[1]
-        variable = rows[:, :size].reshape(self.variable_shape)
-        if self.fixed_targets is not None:
-            return variable, self.fixed_targets
-        return variable, torch.softmax(rows[:, size:], dim=-1)
+
+def relative_squared_error(observation: Observation, variable: Tensor, targets: Tensor) -> float:
+    """`||g' - g||^2 / ||g||^2` of a candidate's simulated update g' and the observed one g."""
+    with torch.no_grad():
+        return float(
+            normalized_squared_distance(simulator(observation)(variable, targets), observed_tensors(observation))
+        )

@@ -6,12 +6,13 @@ Results go to standard output; progress and errors go to standard error, so that
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 # Without a terminal, progress is one plain line at most this often.
 SECONDS_BETWEEN_LINES = 5.0
@@ -27,7 +28,7 @@ Report = Callable[[int, float], None]
 
 
 @contextmanager
-def progress_reporter(label: str, total: int | None = None) -> Iterator[Report]:
+def progress_reporter(label: str, total: int | None = None) -> Generator[Report, None, None]:
     """Show how far an attack is, on standard error: a bar on a terminal, otherwise a plain line every few seconds.
 
     Args:
@@ -86,11 +87,11 @@ def _finite(content: object) -> object:
 
 def facts_table(title: str, rows: Sequence[tuple[str, str]]) -> Table:
     """A table of names and values that folds long values, so that it is whole on a narrow terminal too."""
-    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table = Table(title=Text(title), title_justify="left", show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows:
-        table.add_row(name, value)
+        table.add_row(name, Text(value))
     return table
 
 

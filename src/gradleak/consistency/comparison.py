@@ -8,12 +8,6 @@ from torch import Tensor
 
 Tensors = Mapping[str, Tensor]
 
-# What equal computations leave on different machines: sums in another order, other convolution algorithms.
-_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 1e-2}
-# A rounded update may differ from the rounding of a recomputed one by this many times the rounding itself.
-_ROUNDING_SLACK = 2.0
-_NARROW = (torch.bfloat16, torch.float16)
-
 
 @dataclass(frozen=True)
 class Cause:
@@ -48,19 +42,6 @@ class Fit:
     scaled_error: float
 
 
-@dataclass(frozen=True)
-class Precision:
-    """How exactly an update can be expected to agree.
-
-    Attributes:
-        tolerance: largest relative error that counts as equal.
-        statement: one sentence for people.
-    """
-
-    tolerance: float
-    statement: str
-
-
 def flat(tensors: Tensors, names: Mapping[str, object] | list[str]) -> Tensor:
     """The named tensors in one float64 vector on the CPU."""
     return torch.cat([tensors[name].detach().double().flatten().cpu() for name in names])
@@ -91,40 +72,3 @@ def relative(residual: Tensor, observed: Tensor) -> float:
 def per_layer_errors(observed: Tensors, computed: Tensors) -> dict[str, float]:
     """The relative error of each tensor by itself."""
     return {name: compare({name: tensor}, computed).relative_error for name, tensor in observed.items()}
-
-
-def precision_of(observed: Tensors, computed: Tensors, model: torch.dtype) -> Precision:
-    """The tolerance that follows from how the update was stored and computed.
-
-    Values that fit a narrower format than the one they are stored in were rounded to it on their way.
-
-    Args:
-        observed: the update by name.
-        computed: the recomputed update by name.
-        model: floating-point type of the model.
-
-    Returns:
-        The tolerance and its reason.
-    """
-    stored = max((tensor.dtype for tensor in observed.values()), key=lambda dtype: torch.finfo(dtype).eps)
-    narrow = stored
-    for dtype in _NARROW:
-        if torch.finfo(dtype).eps > torch.finfo(narrow).eps and all(
-            _fits(tensor, dtype) for tensor in observed.values()
-        ):
-            narrow = dtype
-            break
-    tolerance = max(_TOLERANCE.get(dtype, 1e-4) for dtype in (narrow, model))
-    short = str(narrow).removeprefix("torch.")
-    reason = f"stored as {short}"
-    if narrow != stored:
-        reason = f"stored as {str(stored).removeprefix('torch.')}, but every value fits {short}: rounded to it before"
-    if narrow in _NARROW:
-        # Small entries fall among the subnormal numbers of float16, so the rounding is measured, not assumed.
-        g = flat(computed, observed)
-        tolerance = max(tolerance, _ROUNDING_SLACK * relative(g.to(narrow).double() - g, g))
-    return Precision(tolerance, f"{reason}; equal means a relative error of at most {tolerance:.1g}")
-
-
-def _fits(tensor: Tensor, dtype: torch.dtype) -> bool:
-    return bool((tensor.to(dtype).to(tensor.dtype) == tensor).all())

@@ -52,8 +52,8 @@ def match_names(observed: Tensors, computed: Tensors, state: ModelState) -> Nami
     transposed = {
         name: name
         for name in missing
-        if name not in renamed and name in observed and observed[name].shape == computed[name].T.shape
-        if observed[name].dim() == 2
+        if name not in renamed and name in observed and computed[name].dim() == 2
+        if observed[name].shape == computed[name].mT.shape
     }
     sources |= renamed | transposed
     causes = _causes(renamed, transposed, sources, observed, computed, state)

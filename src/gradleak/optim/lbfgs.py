@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gradleak.optim.lockstep import PointProposals, lockstep
-from gradleak.optim.minimize import Proposals
+from gradleak.optim.minimize import Box, Proposals
 
 # torch.optim.LBFGS drops a curvature pair unless y.s exceeds this absolute number.
 _CURVATURE_FLOOR = 1e-10
@@ -44,11 +44,11 @@ class LBFGS:
     tolerance_change: float = 1e-9
     blocks: int = 1
 
-    def propose(self, start: Tensor) -> Proposals:
-        """See `Optimizer.propose`."""
-        return lockstep(start, self._propose_one)
+    def propose(self, start: Tensor, box: Box | None = None) -> Proposals:
+        """See `Optimizer.propose`; a box is kept by projection after each outer step, as published loops do."""
+        return lockstep(start, lambda row: self._propose_one(row, box))
 
-    def _propose_one(self, start: Tensor) -> PointProposals:
+    def _propose_one(self, start: Tensor, box: Box | None) -> PointProposals:
         """All outer steps from one start `[D]`."""
         size = len(start) // self.blocks
         memories = [_Memory(self.history) for _ in range(self.blocks)]
@@ -56,6 +56,8 @@ class LBFGS:
         for outer in range(self.outer_steps):
             block = outer % self.blocks
             point = yield from self._outer_step(point, slice(block * size, (block + 1) * size), memories[block])
+            if box is not None:
+                point = point.clamp(*box)
 
     def _outer_step(
         self, point: Tensor, block: slice, memory: "_Memory"

@@ -19,6 +19,9 @@ Energy = Callable[[Tensor], Tensor]
 Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Values `[restarts]` and gradients `[restarts, D]` at points `[restarts, D]`."""
 
+Box = tuple[Tensor, Tensor]
+"""Smallest and largest value of every unknown, each `[D]`; infinite where there is no limit."""
+
 Proposals = Generator[Tensor, tuple[Tensor, Tensor], None]
 """Yields points `[restarts, D]`, receives their values and gradients, and returns when it has nothing to propose."""
 
@@ -28,8 +31,8 @@ StopReason = Literal["finished", "target", "evaluations", "seconds", "nonfinite"
 class Optimizer(Protocol):
     """A rule that proposes points; restarts never influence each other."""
 
-    def propose(self, start: Tensor) -> Proposals:
-        """Begin at `start` `[restarts, D]`; the first proposal is `start` itself."""
+    def propose(self, start: Tensor, box: Box | None = None) -> Proposals:
+        """Begin at `start` `[restarts, D]`, which is the first proposal unless it lies outside the box."""
         ...
 
 
@@ -86,12 +89,16 @@ class Minimum:
     moments: tuple[Moment, ...]
 
 
-def value_and_gradient(energy: Energy, *, chunk_size: int | None = None) -> Evaluate:
+def value_and_gradient(
+    energy: Energy, *, chunk_size: int | None = None, coupling: Callable[[Tensor], Tensor] | None = None
+) -> Evaluate:
     """Evaluate an energy written for one point at many points at once.
 
     Args:
         energy: the function for one point.
         chunk_size: restarts evaluated together, to bound memory; None for all.
+        coupling: a further term for each restart, `[restarts, D] -> [restarts]`, through which restarts see one
+            another; each moves along the gradient of the sum over restarts.
 
     Returns:
         A function from points `[restarts, D]` to values and gradients. A single restart is evaluated without
@@ -101,6 +108,8 @@ def value_and_gradient(energy: Energy, *, chunk_size: int | None = None) -> Eval
     def evaluate(points: Tensor) -> tuple[Tensor, Tensor]:
         leaf = points.detach().requires_grad_()
         values = energy(leaf[0])[None] if len(leaf) == 1 else torch.vmap(energy, chunk_size=chunk_size)(leaf)
+        if coupling is not None:
+            values = values + coupling(leaf)
         (gradients,) = torch.autograd.grad(values.sum(), leaf)
         return values.detach(), gradients
 
@@ -113,6 +122,7 @@ def minimize(
     *,
     optimizer: Optimizer,
     budget: Budget,
+    box: Box | None = None,
     moments: int = 0,
     progress: Callable[[int, float], None] | None = None,
 ) -> Minimum:
@@ -123,6 +133,7 @@ def minimize(
         start: `[restarts, D]`.
         optimizer: what proposes the points.
         budget: when to stop.
+        box: limits that the optimizer keeps by projection.
         moments: how many records of the best points to keep, at evaluation counts that grow geometrically.
         progress: called with the evaluations so far and the best value whenever the loop looks at its state.
 
@@ -130,7 +141,7 @@ def minimize(
         The best point of each restart with the value of that same point.
     """
     began = time.perf_counter()
-    proposals = optimizer.propose(start)
+    proposals = optimizer.propose(start, box)
     points = next(proposals)
     best_points = start.clone()
     best_values = torch.full((len(start),), torch.inf, dtype=start.dtype, device=start.device)

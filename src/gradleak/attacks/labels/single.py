@@ -1,7 +1,4 @@
-"""Label recovery: targets derived from the update of the classifier, before any image is searched.
-
-Every rule works on the gradient's sign, so a weight delta and a gradient give the same answer.
-"""
+"""The label of one example from the sign of the classifier's gradient."""
 
 from torch import Tensor
 

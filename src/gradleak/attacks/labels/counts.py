@@ -1,0 +1,168 @@
+"""How often each class occurs in a private batch: one front door to the rules."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gradleak.attacks.head import Head, find_head
+from gradleak.attacks.labels.dummies import dummy_variables, responses
+from gradleak.attacks.labels.evidence import HeadGradient, build_model
+from gradleak.attacks.labels.loss_form import LossForm, find_loss_form
+from gradleak.attacks.labels.rules import round_counts
+from gradleak.attacks.labels.scale import gradient_scale
+from gradleak.attacks.labels.search import climb
+from gradleak.threat import Observation
+
+_DUMMIES = 768
+# Beyond this many classes the equations (C - 1)(C + 1) are too many to solve for every exchange of labels.
+_EVIDENCE_CLASSES = 20
+_CERTAIN = 0.99
+# Above this strain the private inputs are unlike the dummies, as for trained networks, and nothing is certain.
+_FOREIGN = 2.0
+
+CountMethod = Literal["given", "sign", "mean_softmax", "evidence"]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelCounts:
+    """How often each class occurs.
+
+    Attributes:
+        counts: `[C]`, int64; the sum is the batch size.
+        method: `given` by the threat model; `sign` of one example's gradient; `mean_softmax`: from the mean softmax of
+            dummy inputs (Geng et al. 2021); `evidence`: that, corrected by the whole gradient of the last layer.
+        certain: whether the attacker may rely on them: nothing known disturbs the rule, and no other multiset is
+            nearly as likely.
+        uncertainty: standard deviation of each count, `[C]`.
+    """
+
+    counts: Tensor
+    method: CountMethod
+    certain: bool
+    uncertainty: Tensor
+
+    def labels(self) -> Tensor:
+        """The class of every example in rising order, `[N]`; the order says nothing about positions."""
+        return torch.repeat_interleave(torch.arange(len(self.counts)), self.counts)
+
+
+@dataclass(frozen=True)
+class NoCounts:
+    """Why the labels cannot be recovered.
+
+    Attributes:
+        reason: one sentence for people.
+    """
+
+    reason: str
+
+
+def recover_counts(
+    observation: Observation, batch_size: int, *, dummies: int = _DUMMIES, seed: int = 0
+) -> LabelCounts | NoCounts:
+    """Recover how often each class occurs in the private batch; labels may repeat, also beyond the number of classes.
+
+    Needs a linear last layer under a softmax cross-entropy; smoothing, class weights and a summed loss are read off the
+    loss itself.
+
+    Args:
+        observation: what the attacker holds; given labels are counted.
+        batch_size: number of examples N, at least 1.
+        dummies: number of random inputs that tell how the model responds to inputs.
+        seed: decides those.
+
+    Returns:
+        The counts, or why there are none.
+    """
+    task = observation.task
+    nothing = torch.zeros(task.num_classes, dtype=torch.float64)
+    if observation.targets is not None:
+        labels = task.target_probabilities(observation.targets).argmax(dim=1)
+        return LabelCounts(torch.bincount(labels, minlength=task.num_classes), "given", True, nothing)
+    head = find_head(task, observation.state)
+    if head is None:
+        return NoCounts("the model's outputs do not come from a linear layer with a trained weight")
+    form = find_loss_form(task)
+    if isinstance(form, str):
+        return NoCounts(form)
+    undisturbed = observation.defenses == ()
+    if batch_size == 1:
+        label = _single(observation, head)
+        if label is not None:
+            counts = torch.nn.functional.one_hot(torch.tensor(label), task.num_classes)
+            return LabelCounts(counts, "sign", undisturbed and form.is_plain, nothing)
+    scale = gradient_scale(observation, batch_size)
+    if isinstance(scale, str):
+        return NoCounts(scale)
+    if not form.averaged:
+        scale = scale / batch_size
+    return _from_dummies(observation, head, form, batch_size, scale, undisturbed, dummies, seed)
+
+
+def _single(observation: Observation, head: Head) -> int | None:
+    """The class of one example: the only row of `(p - t) o^T` whose factor has the sign of its own, if there is one."""
+    gradient = observation.update.in_gradient_direction()
+    if head.bias is not None:
+        column = gradient[head.bias].double()
+    else:
+        weight = gradient[head.weight].double()
+        column = torch.linalg.svd(weight, full_matrices=False)[0][:, 0]
+        # The sign of a singular vector is free: a residual has one negative entry, and more than one other.
+        column = column if int((column < 0).sum()) <= int((column > 0).sum()) else -column
+    negative = (column < 0).nonzero()[:, 0]
+    return int(negative[0]) if len(negative) == 1 else None
+
+
+def _from_dummies(
+    observation: Observation,
+    head: Head,
+    form: LossForm,
+    batch_size: int,
+    scale: float,
+    undisturbed: bool,
+    dummies: int,
+    seed: int,
+) -> LabelCounts | NoCounts:
+    """Mean softmax of dummies first, then the evidence of the whole gradient."""
+    task, state = observation.task, observation.state
+    gradient = {name: tensor.double() * scale for name, tensor in observation.update.in_gradient_direction().items()}
+    bias = torch.zeros(task.num_classes, dtype=torch.float64)
+    found = responses(observation, head, dummy_variables(task.space, dummies, seed), batch_size)
+    view = HeadGradient(
+        gradient[head.weight],
+        None if head.bias is None else gradient[head.bias],
+        state.parameters[head.weight].double(),
+        found.logits[0] - found.features[0] @ state.parameters[head.weight].double().T if head.bias else bias,
+    )
+    estimates = _linear_estimates(view, form, found.features, found.logits, batch_size)
+    counts = round_counts(estimates, batch_size)
+    rough = (estimates - counts).abs()
+    if task.num_classes > _EVIDENCE_CLASSES:
+        return LabelCounts(counts, "mean_softmax", undisturbed and float(rough.max()) < 0.1, rough)
+    result = climb(build_model(view, found.features, form.weights, form.targets), counts)
+    certain = undisturbed and result.probability > _CERTAIN and result.strain < _FOREIGN
+    return LabelCounts(result.counts, "evidence", certain, result.spread)
+
+
+def _linear_estimates(view: HeadGradient, form: LossForm, features: Tensor, logits: Tensor, batch_size: int) -> Tensor:
+    """Real-valued counts `[C]` that solve `N db = sum_k n_k w_k (pbar - t_k)` with `sum_k n_k = N`.
+
+    Without a bias, the direction in which the dummies' features are most alike serves as one.
+
+    Returns:
+        The estimates; they may be negative.
+    """
+    probabilities = torch.softmax(logits, dim=1)
+    center = features.mean(dim=0)
+    if view.bias_gradient is None:
+        direction = center / center.square().sum()
+        signal = view.weight_gradient @ direction
+        mean_softmax = (probabilities * (features @ direction)[:, None]).mean(dim=0)
+    else:
+        signal, mean_softmax = view.bias_gradient, probabilities.mean(dim=0)
+    system = (form.weights[:, None] * (mean_softmax - form.targets)).T
+    system = torch.cat([system, torch.ones((1, len(signal)), dtype=torch.float64)])
+    wanted = torch.cat([signal, torch.ones(1, dtype=torch.float64)]) * batch_size
+    return torch.linalg.lstsq(system, wanted[:, None], driver="gelsd").solution[:, 0]

@@ -1,0 +1,78 @@
+"""How the unknowns of an attack lie in one flat vector, at full and at reduced resolution."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from gradleak.threat import Observation
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Example after example, each its variable and then its target logits, where targets are unknown.
+
+    With one example this is the order in which the released DLG code hands its unknowns to the optimizer.
+
+    Attributes:
+        variable_shape: `[N, ...]`.
+        classes: number of classes C.
+        fixed_targets: target probabilities `[N, C]` that are not searched, or None if they are.
+        dtype: of the flat vector.
+        device: of the flat vector.
+    """
+
+    variable_shape: tuple[int, ...]
+    classes: int
+    fixed_targets: Tensor | None
+    dtype: torch.dtype
+    device: torch.device
+
+    @staticmethod
+    def of(observation: Observation, batch_size: int, fixed_targets: Tensor | None) -> "Layout":
+        """The layout of a batch of this task, in the model's precision and on its device."""
+        task = observation.task
+        shape = (batch_size, *task.space.variable_shape)
+        return Layout(shape, task.num_classes, fixed_targets, task.dtype, task.device)
+
+    @property
+    def logits_shape(self) -> tuple[int, int]:
+        """`(N, C)`, or `(N, 0)` where targets are fixed."""
+        return self.variable_shape[0], self.classes if self.fixed_targets is None else 0
+
+    def pack(self, variable: Tensor, logits: Tensor) -> Tensor:
+        """Flat vector `[D]` of a variable `[N, ...]` and logits `[N, C or 0]`."""
+        return torch.cat([variable.flatten(1), logits], dim=1).flatten().to(self.device, self.dtype)
+
+    def split(self, candidate: Tensor) -> tuple[Tensor, Tensor]:
+        """Variable `[N, ...]` and logits `[N, C or 0]` of a flat vector `[D]`."""
+        rows = candidate.view(self.variable_shape[0], -1)
+        size = rows.shape[1] - self.logits_shape[1]
+        return rows[:, :size].reshape(self.variable_shape), rows[:, size:]
+
+    def unpack(self, candidate: Tensor) -> tuple[Tensor, Tensor]:
+        """Variable `[N, ...]` and target probabilities `[N, C]` of a flat vector `[D]`."""
+        variable, logits = self.split(candidate)
+        return variable, torch.softmax(logits, dim=-1) if self.fixed_targets is None else self.fixed_targets
+
+    def box(self, low: float, high: float) -> tuple[Tensor, Tensor]:
+        """Smallest and largest value of every unknown, each `[D]`; logits have none."""
+        ends: list[Tensor] = []
+        for bound, free in ((low, -torch.inf), (high, torch.inf)):
+            ends.append(self.pack(torch.full(self.variable_shape, bound), torch.full(self.logits_shape, free)))
+        return ends[0], ends[1]
+
+    def coarser(self, size: tuple[int, int]) -> "Layout":
+        """The layout of images `[N, channels, *size]` instead of `[N, channels, H, W]`."""
+        return replace(self, variable_shape=(*self.variable_shape[:2], *size))
+
+    def resized(self, candidate: Tensor, other: "Layout") -> Tensor:
+        """The flat vector of another resolution: averaged over areas where smaller, bilinear where larger."""
+        variable, logits = self.split(candidate)
+        size = other.variable_shape[2:]
+        if size[0] <= self.variable_shape[2]:
+            images = interpolate(variable, size, mode="area")
+        else:
+            images = interpolate(variable, size, mode="bilinear", align_corners=False)
+        return torch.cat([images.flatten(1), logits], dim=1).flatten()

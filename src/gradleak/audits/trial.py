@@ -1,0 +1,231 @@
+"""One trial: capture, attack, score, baselines, record."""
+
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradleak.attacks import Attack, Progress
+from gradleak.attacks.protocol import not_applicable
+from gradleak.audits.environment import environment
+from gradleak.audits.records import Columns, Course, TrialRecord, TrialStatus, plain, record_id
+from gradleak.captures import Truth, capture
+from gradleak.clients import Client, Gradient
+from gradleak.defenses import Defense
+from gradleak.reconstructions import History, Reconstruction
+from gradleak.scoring import Scores, baseline_scores, peak_signal_noise_ratio, score
+from gradleak.scoring.pairing import in_true_order
+from gradleak.scoring.scores import clamp
+from gradleak.tasks import Task
+from gradleak.threat import Observation, ThreatModel
+
+POINTS = 300
+"""Largest number of points of a course that a record keeps."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """Everything that one trial needs: objects, and plain data for those that do not describe themselves.
+
+    Attributes:
+        task: the public task.
+        model: plain data from which the model can be built again.
+        data: plain data that name the data set; `name` appears in tables.
+        examples: positions of the private examples in the data set, one for each input.
+        inputs: private inputs `[N, ...]`.
+        targets: class indices `[N]` or probabilities `[N, C]`.
+        reference: public data `[M, ...]` of the same kind, for the baselines.
+        attack: what attacks.
+        attack_settings: plain data that name the attack and its settings; `name` appears in tables.
+        client: how the update is made.
+        defenses: what is done to it, in order.
+        threat: what the attacker is given.
+        seed: of client, defenses, attack and baselines.
+    """
+
+    task: Task
+    model: Mapping[str, object]
+    data: Mapping[str, object]
+    examples: Sequence[int]
+    inputs: Tensor
+    targets: Tensor
+    reference: Tensor
+    attack: Attack
+    attack_settings: Mapping[str, object]
+    client: Client = Gradient()
+    defenses: Sequence[Defense] = ()
+    threat: ThreatModel = ThreatModel()
+    seed: int = 0
+
+    @cached_property
+    def spec(self) -> dict[str, Any]:
+        """The trial as plain data.
+
+        Raises:
+            BadInput: when a description holds something that JSON cannot.
+        """
+        settings = {
+            "model": self.model,
+            "space": self.task.space,
+            "num_classes": self.task.num_classes,
+            "data": self.data,
+            "examples": list(self.examples),
+            "targets": self.targets.tolist(),
+            "client": self.client,
+            "defenses": list(self.defenses),
+            "threat": self.threat,
+            "attack": self.attack_settings,
+            "seed": self.seed,
+        }
+        return plain(settings, "spec")
+
+    @property
+    def id(self) -> str:
+        """The content hash of the spec."""
+        return record_id(self.spec)
+
+
+@dataclass(frozen=True, eq=False)
+class TrialImages:
+    """What a trial leaves to look at, float32 on the CPU, in true order; NaN where there is nothing.
+
+    Attributes:
+        truth: private inputs `[N, ...]`.
+        reconstruction: their partners `[N, ...]`.
+        snapshots: best candidates at a few moments `[S, N, ...]`, in the pairing of the final result.
+    """
+
+    truth: Tensor
+    reconstruction: Tensor
+    snapshots: Tensor
+
+
+def run_trial(
+    trial: Trial, *, command: str | None = None, progress: Progress | None = None
+) -> tuple[TrialRecord, TrialImages]:
+    """Attack, score, and compare with what chance would have scored.
+
+    An attack that raises an exception has status `error`, its traceback, and scores that are all NaN.
+
+    Args:
+        trial: what to do.
+        command: the command line that repeats it, for the record.
+        progress: handed to the attack.
+
+    Returns:
+        The record, and the images.
+
+    Raises:
+        BadInput: when batch, client, defenses or reference do not fit the task; nothing was attacked then.
+    """
+    observation, truth = capture(
+        trial.task,
+        trial.inputs,
+        trial.targets,
+        client=trial.client,
+        defenses=trial.defenses,
+        threat=trial.threat,
+        seed=trial.seed,
+    )
+    baselines = baseline_scores(truth, trial.reference, seed=trial.seed)
+    attempt = _attempt(trial, observation, truth, progress)
+    result, scores = attempt.reconstruction, attempt.scores
+    snapshots = _snapshots(result, scores, truth)
+    record = TrialRecord(
+        id=trial.id,
+        status=attempt.status,
+        spec=trial.spec,
+        threat=trial.threat.describe(),
+        scores=_columns(scores),
+        targets_given=scores.targets_given,
+        baselines={name: _columns(baseline) for name, baseline in baselines.items()},
+        objective=result.objective,
+        evaluations=result.evaluations,
+        seconds=result.seconds,
+        message=_text(result.message),
+        traceback=_text(attempt.traceback),
+        course=_course(result.history, snapshots, truth),
+        environment=environment(trial.task, command=command),
+    )
+    reconstruction = in_true_order(result.inputs, scores.paired_with)
+    return record, TrialImages(truth.inputs.cpu().float(), reconstruction.float(), snapshots.float())
+
+
+@dataclass(frozen=True, eq=False)
+class _Attempt:
+    """What came of the attack."""
+
+    reconstruction: Reconstruction
+    scores: Scores
+    status: TrialStatus
+    traceback: str = ""
+
+
+def _attempt(trial: Trial, observation: Observation, truth: Truth, progress: Progress | None) -> _Attempt:
+    began = time.perf_counter()
+    try:
+        reconstruction = trial.attack(observation, seed=trial.seed, progress=progress)
+        # An answer that cannot be scored (a wrong shape, say) is the attack's fault as much as an exception is.
+        return _Attempt(reconstruction, score(reconstruction, truth), reconstruction.status)
+    # An attack may be foreign code. Whatever it raises, the other trials go on, and this one is never a pass.
+    except Exception as error:  # noqa: BLE001
+        nothing = not_applicable(trial.attack.name, observation, f"{type(error).__name__}: {error}")
+        nothing = replace(nothing, seconds=time.perf_counter() - began)
+        return _Attempt(nothing, score(nothing, truth), "error", traceback.format_exc())
+
+
+def _snapshots(result: Reconstruction, scores: Scores, truth: Truth) -> Tensor:
+    """Snapshots `[S, N, ...]` in the pairing of the final result, so that a row follows one example."""
+    ordered = [in_true_order(snapshot.inputs, scores.paired_with) for snapshot in result.history.snapshots]
+    return torch.stack(ordered) if ordered else torch.empty((0, *truth.inputs.shape), dtype=torch.float64)
+
+
+def _course(history: History, snapshots: Tensor, truth: Truth) -> Course:
+    kept = thinned(history.objective, POINTS)
+    bounds = truth.space.bounds
+    psnr: tuple[tuple[float, ...], ...] = ()
+    if bounds is not None:
+        psnr = tuple(
+            tuple(
+                peak_signal_noise_ratio(clamp(moment, bounds), truth.inputs, data_range=bounds[1] - bounds[0]).tolist()
+            )
+            for moment in snapshots
+        )
+    return Course(
+        evaluations=tuple(history.evaluations[position] for position in kept),
+        objective=tuple(history.objective[position] for position in kept),
+        snapshot_evaluations=tuple(snapshot.evaluations for snapshot in history.snapshots),
+        psnr=psnr,
+    )
+
+
+def thinned(values: Sequence[float], limit: int) -> list[int]:
+    """Positions of at most `limit` values: the first, the last, the least, and between them ever wider steps.
+
+    Args:
+        values: a course, NaN allowed.
+        limit: at least 3.
+
+    Returns:
+        Positions in ascending order.
+    """
+    count = len(values)
+    if count <= limit:
+        return list(range(count))
+    least = min(range(count), key=lambda position: (values[position] != values[position], values[position]))
+    steps = torch.logspace(0, torch.tensor(float(count)).log10().item(), limit - 3, dtype=torch.float64)
+    return sorted({0, count - 1, least, *(min(count, round(step)) - 1 for step in steps.tolist())})
+
+
+def _columns(scores: Scores) -> Columns:
+    return {name: tuple(column) for name, column in scores.to_dict().items()}
+
+
+def _text(text: str) -> str:
+    """Text that every encoder accepts: an exception may quote bytes that are no Unicode."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,202 @@
+"""`gradleak demo`: attack real images without any argument, file or network."""
+
+import math
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from gradleak.audits.demonstration import Demonstration, run_demonstration
+from gradleak.audits.report import write_report
+from gradleak.audits.store import Contents, Store
+from gradleak.audits.summary import CLOSE_DB, RECOGNIZABLE_DB, BaselineRow, Group, Summary
+from gradleak.cli.console import console, errors, print_json
+
+DEFAULT_FOLDER = Path("gradleak-demo")
+
+# The demo is short; with more processes their start would take longer than it saves.
+_MOST_PROCESSES = 4
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for trials.jsonl, report.html and pictures.")] = DEFAULT_FOLDER,
+    seed: Annotated[int, typer.Option(min=0, help="Draws images, weights and starts.")] = 0,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Trials that run at the same time; one for each core if not given.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """Reconstruct real faces and color photographs from their gradients, in under a minute and offline."""
+    command = f"gradleak demo --seed {seed}" + ("" if out == DEFAULT_FOLDER else f" --out {shlex.quote(str(out))}")
+    run_demo(Demonstration(seed=seed), out, command=command, processes=processes, as_json=as_json)
+
+
+def run_demo(
+    demonstration: Demonstration,
+    out: Path,
+    *,
+    command: str | None = None,
+    processes: int | None = None,
+    as_json: bool = False,
+) -> None:
+    """Run what is not yet in the folder, write the report, and print the findings.
+
+    Args:
+        demonstration: what to run.
+        out: the folder.
+        command: the command line that repeats it, for the records.
+        processes: trials at the same time; None for one for each core.
+        as_json: print JSON instead of tables.
+
+    Raises:
+        BadInput: when the folder cannot be written, or holds damaged trials.
+    """
+    store = Store.open(out)
+    contents = store.contents()
+    for warning in contents.warnings:
+        errors.print(warning, soft_wrap=True)
+    trials = demonstration.trials()
+    wanted = {trial.id for trial in trials}
+    missing = len(wanted - contents.finished)
+    if missing:
+        _run(demonstration, store, contents, missing, command, processes)
+        contents = store.contents()
+    else:
+        errors.print(f"{out} already holds this demo, finished: only the report is rebuilt.", soft_wrap=True)
+    report = write_report(out)
+    own = Contents(tuple(record for record in contents.records if record.id in wanted))
+    if as_json:
+        print_json(_plain(own, report))
+    else:
+        _show(own.summary, own.records[0].threat, report)
+
+
+def _run(
+    demonstration: Demonstration,
+    store: Store,
+    contents: Contents,
+    missing: int,
+    command: str | None,
+    processes: int | None,
+) -> None:
+    """Run the missing trials and store each as soon as it is there."""
+    from joblib import cpu_count
+
+    count = min(_MOST_PROCESSES, cpu_count()) if processes is None else processes
+    if missing < len(demonstration.trials()):
+        errors.print(f"Resuming: {missing} trials of this demo are not in {store.folder} yet.", soft_wrap=True)
+    done = contents.finished
+    results = run_demonstration(demonstration, done=done, command=command, processes=count)
+    for number, (record, images) in enumerate(results, start=1):
+        store.append(record, images)
+        psnr = ", ".join(_db(value) for value in record.numbers("psnr"))
+        what = f"{record.attack} on {record.data} {', '.join(map(str, record.examples))}"
+        errors.print(
+            f"{number:2d}/{missing}  {what:<24} {psnr:>6} dB  {record.seconds:5.1f} s  {record.message}", soft_wrap=True
+        )
+
+
+def _show(summary: Summary, threat: str, report: Path) -> None:
+    """Verdict, table with baselines, threat model and paths."""
+    console.print()
+    console.print(
+        f"[bold]{summary.above(CLOSE_DB)} of {len(summary.images)} private images were reconstructed almost "
+        f"exactly[/bold] ({CLOSE_DB:.0f} dB or more),"
+    )
+    console.print(
+        f"{summary.above(RECOGNIZABLE_DB)} recognizably ({RECOGNIZABLE_DB:.0f} dB or more). "
+        f"Worst case {_db(summary.best.worst)} dB, median image {_db(summary.best.median)} dB."
+    )
+    console.print()
+    console.print(f"Attacker: {threat}")
+    console.print("Model:    LeNet of the DLG paper, weights from U(-0.5, 0.5), single images")
+    console.print("Data:     drawn at random; the faces have random identities as labels")
+    console.print(_table(summary))
+    console.print("In brackets: answers that never saw the update.")
+    failed = summary.trials - summary.statuses.get("converged", 0)
+    if failed:
+        console.print(
+            f"{failed} of {summary.trials} trials did not reproduce the update. A failed attack is not an absent leak."
+        )
+    console.print(f"Report: {report}", soft_wrap=True)
+
+
+def _table(summary: Summary) -> Table:
+    """Attacks and, dimmed below them, answers that never saw the update; at most 80 columns wide."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("attack (PSNR in dB)", no_wrap=True)
+    for heading in ("worst", "median", "SSIM", f">={CLOSE_DB:.0f} dB", "labels", "evals", "sec"):
+        table.add_column(heading, justify="right")
+    groups = summary.groups
+    for position, group in enumerate(groups):
+        if position == 0 or groups[position - 1].data != group.data:
+            table.add_row(f"[bold]{escape(group.data)}[/bold]")
+        _add_attack(table, group)
+        if position + 1 == len(groups) or groups[position + 1].data != group.data:
+            for row in group.baselines:
+                _add_baseline(table, row)
+            table.add_section()
+    return table
+
+
+def _add_attack(table: Table, group: Group) -> None:
+    labels = group.targets_correct
+    table.add_row(
+        f"  {group.attack}",
+        _db(group.psnr.worst),
+        _db(group.psnr.median),
+        f"{group.ssim.median:.3f}",
+        f"{group.above_close.successes}/{group.above_close.trials}",
+        "given" if labels is None else f"{labels.successes}/{labels.trials}",
+        f"{group.evaluations:.0f}",
+        f"{group.seconds:.1f}",
+    )
+
+
+def _add_baseline(table: Table, row: BaselineRow) -> None:
+    table.add_row(
+        f"  ({row.name.replace('_', ' ')})",
+        _db(row.psnr.worst),
+        _db(row.psnr.median),
+        f"{row.ssim.median:.3f}",
+        f"{row.above_close.successes}/{row.above_close.trials}",
+        style="dim",
+    )
+
+
+def _db(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.1f}"
+
+
+def _plain(contents: Contents, report: Path) -> dict[str, Any]:
+    """What `--json` prints."""
+    summary = contents.summary
+    return {
+        "report": str(report),
+        "verdict": summary.level,
+        "images": len(summary.images),
+        "above_20_db": summary.above(RECOGNIZABLE_DB),
+        "above_30_db": summary.above(CLOSE_DB),
+        "worst_psnr": summary.best.worst,
+        "median_psnr": summary.best.median,
+        "statuses": summary.statuses,
+        "trials": [
+            {
+                "id": record.id,
+                "data": record.data,
+                "attack": record.attack,
+                "examples": record.examples,
+                "status": record.status,
+                "threat": record.threat,
+                "scores": record.scores,
+                "baselines": record.baselines,
+                "evaluations": record.evaluations,
+                "seconds": record.seconds,
+            }
+            for record in contents.records
+        ],
+    }

@@ -1,0 +1,89 @@
+"""The model that `--model` names: from a factory of the user's own, or from the zoo."""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from gradleak.errors import BadInput
+from gradleak.tasks import InputSpace
+from gradleak.zoo.models import REFERENCE_MODELS, load_weights
+
+
+def load_model(reference: str, weights: Path | None, seed: int, space: InputSpace, num_classes: int) -> nn.Module:
+    """A model from the user's factory or from the zoo, with weights from a file if there is one.
+
+    Args:
+        reference: `package.module:factory`, importable from the current directory too, or a name of the zoo.
+        weights: a `.safetensors` file, or None.
+        seed: seed of a zoo model's weights.
+        space: gives the input shape of a zoo model.
+        num_classes: number of classes of a zoo model.
+
+    Returns:
+        The model.
+
+    Raises:
+        BadInput: when there is no such factory, it raises, returns no module or other weights at each call, or the
+            weights do not fit.
+    """
+    if ":" in reference:
+        model = _from_factory(reference, fixed=weights is None)
+    else:
+        model = _from_zoo(reference, seed, space, num_classes)
+    return model if weights is None else load_weights(model, weights)
+
+
+def _from_zoo(name: str, seed: int, space: InputSpace, num_classes: int) -> nn.Module:
+    card = next((card for card in REFERENCE_MODELS if card.name == name), None)
+    if card is None:
+        known = ", ".join(card.name for card in REFERENCE_MODELS)
+        raise BadInput([f"--model: expected package.module:factory or one of {known}, got {name!r}; see list models"])
+    if len(space.shape) != 3:
+        raise BadInput([f"--model {name}: expected images as inputs, got shape {list(space.shape)}; add --input-shape"])
+    return card.factory(space.shape, num_classes, seed)
+
+
+def _from_factory(reference: str, *, fixed: bool) -> nn.Module:
+    """Import and call; with `fixed`, refuse a factory that returns other weights each time."""
+    name, _, attribute = reference.partition(":")
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    before = torch.default_generator.get_state()
+    model = _call(reference, name, attribute)
+    # Only a factory that draws random numbers can vary, so only such a one is called a second time.
+    if fixed and not torch.equal(before, torch.default_generator.get_state()):
+        again = _call(reference, name, attribute)
+        if not _same(model.state_dict(), again.state_dict()):
+            raise BadInput(
+                [
+                    f"--model {reference}: expected the weights that the client had, got a factory that draws new ones "
+                    "at each call; add --weights FILE.safetensors, or seed it inside"
+                ]
+            )
+    return model
+
+
+def _call(reference: str, name: str, attribute: str) -> nn.Module:
+    try:
+        model = getattr(importlib.import_module(name), attribute)()
+    # Foreign code may raise anything, and all of it means the same here: this model cannot be had.
+    except (Exception, SystemExit) as error:
+        got = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        raise BadInput(
+            [f"--model {reference}: expected a factory that returns a model, got {got}; correct module, name or code"]
+        ) from error
+    if not isinstance(model, nn.Module):
+        got = type(model).__name__
+        raise BadInput(
+            [f"--model {reference}: expected a torch.nn.Module from the factory, got {got}; return the model"]
+        )
+    return model
+
+
+def _same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)

@@ -1,0 +1,146 @@
+"""`gradleak list`: what there is to choose from."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, fields, is_dataclass
+from importlib.resources import files
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from gradleak.attacks import ATTACKS
+from gradleak.cli.console import console, print_json
+from gradleak.cli.loading import AsJson
+from gradleak.clients import CLIENTS
+from gradleak.defenses import DEFENSES
+from gradleak.errors import BadInput
+from gradleak.zoo.data import BUNDLED
+from gradleak.zoo.models import REFERENCE_MODELS
+
+Entry = dict[str, object]
+
+
+def listing(
+    kind: Annotated[
+        str | None, typer.Argument(metavar="[attacks|defenses|clients|models|data|specs]", help="What to list.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List attacks, defenses, clients, models, data or audit specs; without a kind, how many there are of each."""
+    if kind is None:
+        entries: list[Entry] = [{"name": name, "count": len(entries())} for name, entries in KINDS.items()]
+    elif kind in KINDS:
+        entries = KINDS[kind]()
+    else:
+        raise BadInput([f"list: expected one of {', '.join(KINDS)}, got {kind!r}; choose one"])
+    if as_json:
+        print_json(entries)
+    elif not entries:
+        console.print(Text(f"no {kind} come with this version"))
+    else:
+        _print_table(entries)
+
+
+def _print_table(entries: list[Entry]) -> None:
+    table = Table(box=None, pad_edge=False)
+    columns = list(entries[0])
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=False)
+    for entry in entries:
+        table.add_row(*(Text(_words(entry[column])) for column in columns))
+    console.print(table)
+
+
+def _words(value: object) -> str:
+    """A cell of the table; options as `name=default`, or the name alone where a value is required."""
+    if not isinstance(value, list):
+        return str(value)
+    options: list[Entry] = value
+    return ", ".join(
+        str(option["name"]) + ("" if option["required"] else f"={option['default']}") for option in options
+    )
+
+
+def _summary(documented: object) -> str:
+    """The first sentence of a docstring."""
+    text = " ".join((inspect.getdoc(documented) or "").split("\n\n")[0].split())
+    return text.partition(". ")[0].rstrip(".")
+
+
+def _option(name: str, default: object, *, required: bool) -> Entry:
+    # Defaults are numbers and words; anything else is shown as it is written in Python.
+    plain = default if isinstance(default, str | int | float | None) else repr(default)
+    return {"name": name, "default": None if required else plain, "required": required}
+
+
+def _attacks() -> list[Entry]:
+    return [
+        {
+            "name": factory.__name__,
+            "summary": _summary(factory),
+            "options": [
+                _option(name, parameter.default, required=parameter.default is inspect.Parameter.empty)
+                for name, parameter in inspect.signature(factory).parameters.items()
+            ],
+        }
+        for factory in ATTACKS
+    ]
+
+
+def _components(classes: tuple[type, ...]) -> list[Entry]:
+    return [{"name": kind.__name__, "summary": _summary(kind), "options": list(_fields(kind))} for kind in classes]
+
+
+def _fields(kind: type) -> Iterator[Entry]:
+    if is_dataclass(kind):
+        for field in fields(kind):
+            if field.init:
+                default = field.default_factory() if field.default_factory is not MISSING else field.default
+                yield _option(field.name, default, required=default is MISSING)
+
+
+def _models() -> list[Entry]:
+    return [{"name": card.name, "summary": card.description, "source": card.source} for card in REFERENCE_MODELS]
+
+
+def _data() -> list[Entry]:
+    return [
+        {
+            "name": card.name,
+            "summary": card.description,
+            "source": card.source,
+            "shape": "x".join(map(str, card.input_shape)),
+            "examples": card.count,
+            "classes": card.num_classes,
+        }
+        for card in BUNDLED
+    ]
+
+
+def _specs() -> list[Entry]:
+    """The YAML files of `gradleak.audits.specs`; the summary is the first comment line."""
+    folder = files("gradleak") / "audits" / "specs"
+    if not folder.is_dir():
+        return []
+    return [
+        {"name": path.name.rpartition(".")[0], "summary": _first_comment(path.read_text(encoding="utf-8"))}
+        for path in sorted(folder.iterdir(), key=lambda path: path.name)
+        if path.name.endswith((".yaml", ".yml"))
+    ]
+
+
+def _first_comment(text: str) -> str:
+    return next((line.lstrip("# ").strip() for line in text.splitlines() if line.startswith("#")), "")
+
+
+KINDS: dict[str, Callable[[], list[Entry]]] = {
+    "attacks": _attacks,
+    "defenses": lambda: _components(DEFENSES),
+    "clients": lambda: _components(CLIENTS),
+    "models": _models,
+    "data": _data,
+    "specs": _specs,
+}
+"""What can be listed, in the order of the overview."""

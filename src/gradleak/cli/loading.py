@@ -1,0 +1,212 @@
+"""From the words on the command line to a task and an update; shared by `attack` and `check`."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, cast, get_args
+
+import torch
+import typer
+
+from gradleak.cli.factories import load_model
+from gradleak.clients import Gradient
+from gradleak.clients.stateless import DropoutChoice, Mode
+from gradleak.errors import BadInput, refuse
+from gradleak.evidence import Evidence, load_update
+from gradleak.tasks import ImageSpace, InputSpace, TabularSpace, Task
+from gradleak.threat import ThreatModel
+from gradleak.updates import UpdateKind
+
+UpdateFile = Annotated[Path, typer.Argument(metavar="UPDATE.safetensors", help="The update, as save_update writes it.")]
+ModelName = Annotated[
+    str, typer.Option("--model", help="package.module:factory (called without arguments), or a name of list models.")
+]
+WeightsFile = Annotated[Path | None, typer.Option(help="Weights from before the client's step, .safetensors.")]
+ModelSeed = Annotated[int, typer.Option(help="Seed of the weights of a model of the zoo, without --weights.")]
+Shape = Annotated[str | None, typer.Option(metavar="3,32,32", help="Shape of one input; one number for rows.")]
+Mean = Annotated[str | None, typer.Option(metavar="M,M,M", help="Mean that the client subtracts from images.")]
+Std = Annotated[str | None, typer.Option(metavar="S,S,S", help="Standard deviation that it divides by.")]
+Classes = Annotated[int | None, typer.Option(help="Number of classes.")]
+Kind = Annotated[str | None, typer.Option(metavar="gradient|delta", help="What the tensors are.")]
+BatchSize = Annotated[int | None, typer.Option(help="Number of private examples.")]
+ModeName = Annotated[str | None, typer.Option(metavar="eval|train", help="Mode of the client's model.")]
+DropoutName = Annotated[str | None, typer.Option(metavar="off|fixed_mask", help="Dropout on the client.")]
+Threads = Annotated[int, typer.Option(help="Processor threads; for small models 1 is quickest.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@dataclass(frozen=True)
+class Words:
+    """What the command line says about an update and its task; None where it leaves it to the file.
+
+    Attributes:
+        update: the file with the update.
+        model: `package.module:factory`, or the name of a model of the zoo.
+        weights: the file with the model's weights.
+        model_seed: seed of a zoo model's weights.
+        input_shape: numbers separated by commas.
+        mean: numbers separated by commas.
+        std: numbers separated by commas.
+        num_classes: number of classes.
+        kind: `gradient` or `delta`.
+        batch_size: number of private examples.
+        labels: class indices separated by commas.
+        mode: `eval` or `train`.
+        dropout: `off` or `fixed_mask`.
+    """
+
+    update: Path
+    model: str
+    weights: Path | None = None
+    model_seed: int = 0
+    input_shape: str | None = None
+    mean: str | None = None
+    std: str | None = None
+    num_classes: int | None = None
+    kind: str | None = None
+    batch_size: int | None = None
+    labels: str | None = None
+    mode: str | None = None
+    dropout: str | None = None
+
+
+def load(words: Words) -> tuple[Evidence, Task]:
+    """Load what the words name.
+
+    Returns:
+        The evidence, with what the command line says in place of what the file says, and the task.
+
+    Raises:
+        BadInput: when a word cannot be read, or a file or model cannot be used.
+    """
+    problems = [
+        f"--{name}: expected {' or '.join(choices)}, got {value!r}; choose one"
+        for name, value, choices in (
+            ("kind", words.kind, get_args(UpdateKind)),
+            ("mode", words.mode, get_args(Mode)),
+            ("dropout", words.dropout, get_args(DropoutChoice)),
+        )
+        if value is not None and value not in choices
+    ]
+    if words.batch_size is not None and words.batch_size < 1:
+        problems.append(f"--batch-size: expected at least 1, got {words.batch_size}; count the private examples")
+    shape = numbers("--input-shape", words.input_shape, int, problems)
+    mean = numbers("--mean", words.mean, float, problems)
+    std = numbers("--std", words.std, float, problems)
+    labels = numbers("--labels", words.labels, int, problems)
+    if labels is not None and words.batch_size is not None and len(labels) != words.batch_size:
+        problems.append(
+            f"--labels: expected {words.batch_size} (--batch-size), got {len(labels)}; give one per example"
+        )
+    refuse(problems)
+    evidence = load_update(words.update, kind=cast(UpdateKind | None, words.kind))
+    evidence = _with_client(_with_facts(evidence, words, labels), words)
+    space = _space(evidence.space, shape, mean, std)
+    num_classes = words.num_classes if words.num_classes is not None else evidence.num_classes
+    if num_classes is None:
+        problems.append("number of classes: expected one, got none in the file; add --num-classes")
+    if space is None:
+        problems.append("input shape: expected one, got none in the file; add --input-shape, for instance 3,32,32")
+    refuse(problems)
+    assert space is not None  # both are refused above; said again for the type checker
+    assert num_classes is not None
+    model = load_model(words.model, words.weights, words.model_seed, space, num_classes)
+    return evidence, Task(model, space, num_classes)
+
+
+@contextmanager
+def torch_threads(count: int) -> Generator[None, None, None]:
+    """Compute on this many threads, then on as many as before.
+
+    One thread is the commands' default: small operations gain nothing from more, slow down many times when other
+    processes want the same cores, and give the same bits only at the same count.
+
+    Args:
+        count: at least 1.
+
+    Yields:
+        Nothing.
+    """
+    refuse([f"--threads: expected at least 1, got {count}; give 1 or more"] if count < 1 else [])
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def numbers(option: str, text: str | None, kind: type, problems: list[str]) -> tuple[float, ...] | None:
+    """Numbers separated by commas; None if there is no text, or if a problem was added."""
+    if text is None:
+        return None
+    try:
+        return tuple(kind(part) for part in text.split(","))
+    except ValueError:
+        wanted = "whole numbers" if kind is int else "numbers"
+        problems.append(f"{option}: expected {wanted} separated by commas, got {text!r}; correct it")
+        return None
+
+
+def _with_facts(evidence: Evidence, words: Words, labels: tuple[float, ...] | None) -> Evidence:
+    """Batch size and labels from the command line, which the attacker then holds."""
+    batch_size, targets, threat = evidence.batch_size, evidence.targets, evidence.threat
+    if labels is not None:
+        targets, threat = torch.tensor(labels, dtype=torch.long), replace(threat, labels_known=True)
+        batch_size = batch_size if batch_size is not None else len(labels)
+    if words.batch_size is not None:
+        batch_size = words.batch_size
+    if batch_size is not None:
+        threat = replace(threat, batch_size_known=True)
+    return replace(evidence, batch_size=batch_size, targets=targets, threat=threat)
+
+
+def _with_client(evidence: Evidence, words: Words) -> Evidence:
+    """Put mode and dropout from the command line in the client's place.
+
+    Returns:
+        The evidence with the changed client.
+
+    Raises:
+        BadInput: when the file names a client that has no such settings.
+    """
+    if words.mode is None and words.dropout is None:
+        return evidence
+    client = evidence.client if evidence.client is not None else Gradient(dropout="off")
+    if not isinstance(client, Gradient):
+        got = f"the client {type(client).__name__}"
+        raise BadInput([f"--mode, --dropout: expected a Gradient client, got {got} in the file; leave them out"])
+    client = replace(
+        client,
+        mode=cast(Mode, words.mode or client.mode),
+        dropout=cast(DropoutChoice | None, words.dropout or client.dropout),
+    )
+    threat: ThreatModel = replace(evidence.threat, client_known=True)
+    return replace(evidence, client=client, threat=threat)
+
+
+def _space(
+    stored: InputSpace | None,
+    shape: tuple[float, ...] | None,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+) -> InputSpace | None:
+    """Put what the command line says in place of what the file says.
+
+    Returns:
+        The input space; None if neither gives a shape.
+
+    Raises:
+        BadInput: when the shape is not one or three positive numbers, or mean and std do not fit it.
+    """
+    if shape is not None and len(shape) == 1:
+        stored = TabularSpace(int(shape[0]))
+    elif shape is not None:
+        sides = cast(tuple[int, int, int], shape)  # ImageSpace itself refuses another length
+        stored = replace(stored, shape=sides) if isinstance(stored, ImageSpace) else ImageSpace(sides)
+    if mean is None and std is None:
+        return stored
+    if not isinstance(stored, ImageSpace):
+        raise BadInput(["--mean, --std: expected images to normalize, got none; add --input-shape, or leave them out"])
+    return replace(stored, mean=mean if mean is not None else stored.mean, std=std if std is not None else stored.std)

@@ -1,0 +1,28 @@
+"""`gradleak report`: rebuild the report of a run folder."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gradleak.audits.report import write_report
+from gradleak.audits.store import Store
+from gradleak.cli.console import console, errors, print_json
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="Run folder that holds trials.jsonl.", metavar="DIR")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the path and the verdict as JSON.")] = False,
+) -> None:
+    """Rebuild report.html from the trials that a run folder holds."""
+    path = write_report(folder)
+    contents = Store.open(folder, create=False).contents()
+    for warning in contents.warnings:
+        errors.print(warning, soft_wrap=True)
+    if as_json:
+        summary = contents.summary
+        print_json(
+            {"report": str(path), "verdict": summary.level, "trials": summary.trials, "statuses": summary.statuses}
+        )
+    else:
+        console.print(f"{path}: {len(contents.records)} trials", soft_wrap=True)

@@ -1,0 +1,243 @@
+"""The verdict on an update whose private batch is known, and the causes of a difference."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from gradleak.clients import Client, Gradient
+from gradleak.clients.stateless import dropout_layers
+from gradleak.consistency.comparison import (
+    Cause,
+    Fit,
+    Tensors,
+    compare,
+    per_layer_errors,
+)
+from gradleak.consistency.hypotheses import Setting, with_option
+from gradleak.consistency.naming import match_names
+from gradleak.consistency.precision import (
+    Recompute,
+    low_precision,
+    other_inputs,
+    precision_of,
+    stated_noise,
+    unbiased,
+    with_noise,
+)
+from gradleak.consistency.residual import residual_causes
+from gradleak.consistency.scales import scale_cause, weights_sent
+from gradleak.consistency.search import Question, Search, search
+from gradleak.defenses import Defense
+from gradleak.errors import refuse
+from gradleak.evidence import Evidence
+from gradleak.tasks import Task
+from gradleak.updates import Update, UpdateKind, update_problems
+
+NAN = float("nan")
+# Causes that show in the residual and that no other batch or setting would explain.
+_DEFENSES = frozenset({"noise", "signs"})
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """Whether an update is what the client makes of the batch.
+
+    Attributes:
+        consistent: whether names agree and the error is within the tolerance.
+        relative_error: `||h - g|| / ||h||` of observed h and recomputed g; NaN if nothing could be compared. For a
+            delta without a client that makes deltas, g has the best positive scale, since its learning rate is free.
+        scale: s that makes `||h - s g||` smallest (1 if consistent); for such a delta, the learning rate.
+        tolerance: largest relative error that counts as equal.
+        precision: one sentence on where the tolerance comes from.
+        per_layer: relative error of each tensor by itself, by the model's names.
+        causes: why they differ, the proven ones first; empty if consistent.
+    """
+
+    consistent: bool
+    relative_error: float
+    scale: float
+    tolerance: float
+    precision: str
+    per_layer: Mapping[str, float]
+    causes: tuple[Cause, ...]
+
+
+def check_consistency(
+    evidence: Evidence | Update,
+    task: Task,
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    client: Client | None = None,
+    defenses: Sequence[Defense] | None = None,
+    max_seconds: float = 60.0,
+) -> Consistency:
+    """Recompute an update from its true batch and say whether it is the same, and if not, why.
+
+    Args:
+        evidence: the update as it was captured.
+        task: the public task; its model holds the values from before the client's step.
+        inputs: the private inputs `[N, ...]` in the input space's own units.
+        targets: class indices `[N]` or probabilities `[N, C]`.
+        client: how the update is believed to be made; None takes the evidence's, or else a plain gradient in
+            evaluation mode without dropout.
+        defenses: what is believed to be done to it; None takes the evidence's, or else nothing.
+        max_seconds: time for trying causes.
+
+    Returns:
+        The verdict.
+
+    Raises:
+        BadInput: when batch, client or defenses do not fit the task, or tensors are not finite real numbers.
+    """
+    update = evidence.update if isinstance(evidence, Evidence) else evidence
+    if isinstance(evidence, Evidence):
+        client = client if client is not None else evidence.client
+        defenses = defenses if defenses is not None else evidence.defenses
+    client = client if client is not None else Gradient(dropout="off")
+    defenses = tuple(defenses or ())
+    problems = task.space.problems(inputs) + task.target_problems(targets, len(inputs)) + client.problems(task)
+    for defense in defenses:
+        problems += defense.problems()
+    state = task.state()
+    real = {name: tensor for name, tensor in update.tensors.items() if name not in state.constants}
+    refuse(problems + update_problems(real, real))  # compared with itself: only values that cannot be compared
+
+    setting = Setting(client, state, task.encode(inputs), task.target_probabilities(targets))
+    sign = 1 if client.kind == update.kind else -1
+    recompute = _recompute(task, defenses, sign, client.kind)
+    computed = recompute(setting)
+    naming = match_names(update.tensors, computed, state)
+    if update.is_empty or not naming.tensors:
+        return _nothing_to_compare(update, naming.causes)
+    update = replace(update, tensors=naming.tensors)
+    seen = targets if targets.dim() == 1 else targets.argmax(dim=1)
+    comparable = client.kind == update.kind == "gradient"
+    question = Question(task, setting, update, seen.cpu(), recompute, comparable)
+    return _verdict(question, computed, naming.causes, defenses, max_seconds)
+
+
+def _recompute(task: Task, defenses: Sequence[Defense], sign: int, kind: UpdateKind) -> Recompute:
+    """The deterministic part of the client's step and its defenses, turned to the update's kind by `sign`."""
+
+    def recompute(setting: Setting) -> dict[str, Tensor]:
+        tensors = setting.client.bind(task, setting.state)(setting.variable, setting.probabilities)
+        for defense in defenses:
+            tensors = defense.apply(tensors, kind, None)
+        return {name: sign * tensor.detach() for name, tensor in tensors.items()}
+
+    return recompute
+
+
+def _nothing_to_compare(update: Update, causes: tuple[Cause, ...]) -> Consistency:
+    if update.is_empty:
+        why = "every entry of the update is zero: it says nothing about any batch; capture it after the backward pass"
+        causes = (Cause("empty", why, NAN, proven=True), *causes)
+    return Consistency(False, NAN, NAN, NAN, "nothing could be compared", {}, causes)
+
+
+def _verdict(
+    question: Question, computed: Tensors, naming: tuple[Cause, ...], defenses: Sequence[Defense], max_seconds: float
+) -> Consistency:
+    update, setting = question.update, question.setting
+    free_scale = setting.client.kind != update.kind
+    fit = compare(update.tensors, computed)
+    error = fit.scaled_error if free_scale and fit.scale > 0 else fit.relative_error
+    precision = precision_of(update.tensors, computed, question.task.dtype)
+    noise = stated_noise(computed, update, setting.client.kind, defenses)
+    # The error of rounding has a share along the update too, for which the scale stands.
+    only_rounded = fit.scaled_error <= precision.tolerance and abs(fit.scale - 1) <= precision.tolerance
+    within = error <= precision.tolerance or only_rounded
+    if not within and noise > 0:
+        precision = with_noise(precision, noise)
+        within = error <= precision.tolerance and unbiased(update.tensors, computed, noise)
+    causes = () if within else tuple(_causes(question, computed, fit, min(precision.tolerance, 0.5), max_seconds))
+    if not within and not any(cause.proven or cause.name in _DEFENSES for cause in causes):
+        compared = {name: computed[name] for name in update.tensors}
+        arithmetic = low_precision(setting, question.recompute, compared, error)
+        if arithmetic is not None:
+            precision, within, causes = arithmetic, True, ()
+    if within:
+        precision = replace(precision, statement=precision.statement + _power(question, computed))
+    if within and free_scale:
+        note = f"; the learning rate is not known, and {fit.scale:.4g} fits as that of one plain SGD step"
+        precision = replace(precision, statement=precision.statement + note)
+    layers = computed if not free_scale or fit.scale <= 0 else {name: fit.scale * g for name, g in computed.items()}
+    return Consistency(
+        within and not naming,
+        error,
+        fit.scale,
+        precision.tolerance,
+        precision.statement,
+        per_layer_errors(update.tensors, layers),
+        (*naming, *causes),
+    )
+
+
+def _causes(question: Question, computed: Tensors, fit: Fit, tolerance: float, max_seconds: float) -> list[Cause]:
+    """Why the update differs: what is proven if anything is, else everything that is likely."""
+    update, setting = question.update, question.setting
+    sent = weights_sent(update.tensors, setting.state, computed, tolerance)
+    if sent is not None:
+        return [sent]
+    if fit.scaled_error > tolerance:
+        residual = list(residual_causes(update.tensors, computed, setting.state.parameters, tolerance))
+        if any(cause.proven for cause in residual):
+            return residual
+    else:
+        residual = []
+    found = search(question, fit, tolerance, max_seconds)
+    best = found.best
+    if best.fit.scaled_error <= tolerance:
+        error = best.fit.scaled_error
+        causes = [Cause(part.name, part.explanation, error, proven=True) for part in best.parts]
+        scale = scale_cause(best.fit, len(setting.variable), update, setting.client.kind, tolerance)
+        return causes + ([scale] if scale is not None else [])
+    # Only now: with few tensors a wrong setting may leave a difference that looks like noise.
+    if any(cause.name in _DEFENSES for cause in residual):
+        return [cause for cause in residual if cause.name in _DEFENSES]
+    return residual + _dropout_suspicion(question, computed, fit) + [_unexplained(question, computed, found)]
+
+
+def _power(question: Question, computed: Tensors) -> str:
+    """How far the same batch with its images turned around would be, which tells what agreement is worth."""
+    compared = {name: computed[name] for name in question.update.tensors}
+    error = other_inputs(question.setting, question.recompute, compared)
+    return f"; other inputs with the same labels would differ by {error:.1g}"
+
+
+def _dropout_suspicion(question: Question, computed: Tensors, fit: Fit) -> list[Cause]:
+    """Random masks cannot be recomputed, but they make differences of a certain size."""
+    layers = dropout_layers(question.task.model)
+    masked = with_option(question.setting.client, "dropout", "fixed_mask")
+    if not layers or masked is None:
+        return []
+    sizes: list[float] = []
+    for seed in range(4):
+        client = with_option(masked, "dropout_seed", seed) or masked
+        other = question.recompute(replace(question.setting, client=client))
+        sizes.append(compare(computed, other).relative_error)
+    if max(sizes) > 0 and not 0.2 * min(sizes) <= fit.scaled_error <= 3 * max(sizes):
+        return []
+    zeros = sum(int(((tensor == 0) & (computed[name] != 0)).sum()) for name, tensor in question.update.tensors.items())
+    why = (
+        f"the layers {', '.join(layers)} draw random dropout masks; masks of other seeds change the update by "
+        f"{min(sizes):.2g} to {max(sizes):.2g}, and {zeros} of its entries are zero that should not be"
+    )
+    advice = "switch dropout off on the client, or fix its masks"
+    return [Cause("dropout", f"{why}: probably active on the client; {advice}", NAN, proven=False)]
+
+
+def _unexplained(question: Question, computed: Tensors, found: Search) -> Cause:
+    tensors = question.update.tensors
+    fits = {name: compare({name: tensor}, computed).scaled_error for name, tensor in tensors.items()}
+    nearest, farthest = min(fits, key=fits.__getitem__), max(fits, key=fits.__getitem__)
+    best = found.best
+    closest = f"{best.parts[0].name!r}" if best.parts else "none of them, with a free scale,"
+    why = (
+        f"nothing that was tried fits ({found.tried} recomputations{'' if found.complete else ', time ran out'}; "
+        f"closest: {closest} at {best.fit.scaled_error:.2g}; {nearest} differs least, {farthest} most): other weights "
+        "or buffers than the client's, another batch, or an augmentation; give the file of weights from that step"
+    )
+    return Cause("different_weights", why, best.fit.scaled_error, proven=False)

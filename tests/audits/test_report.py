@@ -1,0 +1,195 @@
+"""The report: everything in one file, nothing from outside, text from records shown and never run."""
+
+import html
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from gradleak.audits.records import Course, TrialRecord
+from gradleak.audits.report import write_report
+from gradleak.audits.report.words import verdict
+from gradleak.audits.store import Store
+from gradleak.audits.summarizing import summarize
+from gradleak.errors import BadInput
+from tests.audits.examples import images, record
+
+EVIL = '<script>document.title="owned"</script><img src=x onerror=alert(1)>'
+COURSE = Course(
+    evaluations=(1, 10, 100),
+    objective=(3.0, 1e-2, 0.0),
+    snapshot_evaluations=(1, 10, 100),
+    psnr=((5.0,), (20.0,), (float("inf"),)),
+)
+
+
+def reported(folder: Path, *records: TrialRecord) -> str:
+    store = Store.open(folder)
+    for kept in records:
+        store.append(kept, images(kept.batch_size))
+    return write_report(folder).read_text(encoding="utf-8")
+
+
+class Elements(HTMLParser):
+    """Collects every element with its attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def elements(page: str) -> list[tuple[str, dict[str, str | None]]]:
+    parser = Elements()
+    parser.feed(page)
+    return parser.found
+
+
+def text_of(page: str) -> str:
+    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<style>.*?</style>|<[^>]+>", " ", page, flags=re.DOTALL)))
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> str:
+    return reported(
+        tmp_path,
+        record([42.5], course=COURSE),
+        record([6.2], attack="idlg", status="budget", course=COURSE),
+        record([18.0, 55.0], data="photographs", examples=(3, 4), status="nonfinite"),
+    )
+
+
+def test_the_verdict_comes_first_with_worst_case_beside_median(page: str) -> None:
+    text = text_of(page)
+    assert text.index("2 of 3 private images were reconstructed almost exactly.") < text.index("What the attacker held")
+    assert "photographs image 4, at 55.0 dB by dlg" in text
+    assert "Median of the best reconstruction of each image: 42.5 dB" in text
+    assert "1 of 3 trials reproduced the shared update" in text
+    assert "1 ended before it got there, 1 diverged: a failed attack is not the same as no leak" in text
+
+
+def test_every_section_is_there(page: str) -> None:
+    ids = {attributes.get("id") for _, attributes in elements(page)}
+    assert {"verdict", "ledger", "leakage", "pictures", "course", "repeat", "words"} <= ids
+    text = text_of(page)
+    assert "withheld" in text
+    assert "gray card" in text
+    assert "gradleak demo --seed 0" in text
+    assert "6 to 79" not in text  # no interval of one of three here
+    assert "1 of 1" in text
+
+
+def test_nothing_is_loaded_from_outside(page: str) -> None:
+    for tag, attributes in elements(page):
+        assert tag not in {"script", "iframe", "object", "embed", "base"}
+        for name in ("src", "href", "xlink:href", "srcset", "poster", "action"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:", "#")), (tag, name, value)
+        assert not [name for name in attributes if name.startswith("on")]
+    style = re.findall(r"<style.*?</style>", page, flags=re.DOTALL)
+    assert not re.search(r"@import|url\((?!#)", " ".join(style))
+
+
+def test_every_picture_has_words(page: str) -> None:
+    pictures = [attributes for tag, attributes in elements(page) if tag == "img"]
+    # hero 2, wall 2 for each of 4 examples, strips 3 + truth for 2 examples with a course
+    assert len(pictures) == 2 + 8 + 2 * 4
+    assert all(attributes.get("alt") for attributes in pictures)
+    assert "Reconstruction of photographs image 4 by dlg, 55.0 dB" in [picture["alt"] for picture in pictures]
+
+
+def test_plots_are_inline_and_follow_the_page_colors(page: str) -> None:
+    plots = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
+    assert len(plots) == 2
+    assert all("var(--series-1)" in plot and "var(--soft)" in plot for plot in plots)
+    assert not re.search("#0101|#0102", "".join(plots))
+
+
+def test_text_from_records_is_shown_and_not_run(tmp_path: Path) -> None:
+    page = reported(
+        tmp_path, record([float("nan")], attack=EVIL, data=EVIL, status="error", message=EVIL, traceback=EVIL)
+    )
+    assert "<script" not in page
+    assert "onerror=" not in re.sub(r"&lt;img.*?&gt;", "", page)
+    assert EVIL in text_of(page)
+    assert [tag for tag, attributes in elements(page) if "onerror" in attributes] == []
+    assert "Attacks that crashed" in page
+
+
+def test_a_report_reads_the_store_alone(tmp_path: Path) -> None:
+    first = reported(tmp_path / "a", record([42.5], course=COURSE))
+    shutil.copytree(tmp_path / "a", tmp_path / "b" / "a")
+    (tmp_path / "b" / "a" / "report.html").unlink()
+    assert write_report(tmp_path / "b" / "a").read_text(encoding="utf-8") == first
+
+
+def test_lost_pictures_and_a_torn_line_are_said(tmp_path: Path) -> None:
+    reported(tmp_path, record([42.5]), record([41.0], examples=(8,)))
+    for path in (tmp_path / "images").iterdir():
+        path.unlink()
+    lines = (tmp_path / "trials.jsonl").read_bytes()
+    (tmp_path / "trials.jsonl").write_bytes(lines[:-30])
+    text = text_of(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert "The image file of this trial is not in the folder." in text
+    assert "cut off" in text
+
+
+def test_a_store_without_trials_has_a_report(tmp_path: Path) -> None:
+    Store.open(tmp_path).lines.write_bytes(b"")
+    assert "There are no trials in this folder." in text_of(write_report(tmp_path).read_text(encoding="utf-8"))
+
+
+def test_a_folder_without_a_store_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"expected a folder with trials\.jsonl"):
+        write_report(tmp_path)
+
+
+def test_failed_attacks_are_no_clean_bill() -> None:
+    failed = verdict(summarize([record([9.0], status="nonfinite")]))
+    assert failed.badge == "No verdict"
+    clean = verdict(summarize([record([9.0])]))
+    assert clean.badge == "No leak found"
+    assert any("no proof" in finding for finding in clean.findings)
+
+
+def test_a_baseline_above_the_threshold_is_said() -> None:
+    found = verdict(summarize([record([45.0], baseline=22.0)])).findings
+    assert any("For 1 of them that is 20 dB or more by itself" in finding for finding in found)
+
+
+def chromium() -> str:
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("needs a browser: no chromium is on the path")
+    return found
+
+
+WIDE = """<!doctype html><iframe id="page" src="{address}" style="width:390px;height:800px;border:0"></iframe>
+<script>page.onload = () => {{
+  const root = page.contentDocument.documentElement;
+  document.title = `scroll ${{root.scrollWidth}} client ${{root.clientWidth}} images ` +
+    [...page.contentDocument.images].filter(image => image.complete && image.naturalWidth > 0).length;
+}}</script>"""
+
+
+@pytest.mark.slow
+def test_a_browser_shows_it_on_a_phone_without_sideways_scrolling(tmp_path: Path, page: str) -> None:
+    frame = tmp_path / "frame.html"
+    frame.write_text(WIDE.format(address=(tmp_path / "report.html").as_uri()))
+    command = [chromium(), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"]
+    command += ["--disable-background-networking", "--disable-component-update", "--allow-file-access-from-files"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--virtual-time-budget=3000"]
+    done = subprocess.run(
+        [*command, "--dump-dom", frame.as_uri()], capture_output=True, text=True, timeout=100, check=False
+    )
+    found = re.search(r"<title>scroll (\d+) client (\d+) images (\d+)</title>", done.stdout)
+    assert found is not None, done.stderr[-2000:]
+    scroll, client, pictures = map(int, found.groups())
+    assert scroll <= client
+    assert pictures == page.count("<img ")
+    assert "CONSOLE" not in done.stderr
