@@ -11,7 +11,7 @@ def main() -> None:
     inputs, targets = data.sample(1, seed=3)
     task = gl.Task(lenet(num_classes=10), gl.ImageSpace((3, 32, 32)), num_classes=10)
     observation, truth = gl.capture(task, inputs, targets)
-    reconstruction = gl.attacks.dlg(max_evaluations=2000)(observation, seed=0)
+    reconstruction = gl.attacks.dlg(max_evaluations=300)(observation, seed=0)
     scores = gl.score(reconstruction, truth)
     grey = baseline_scores(truth, data.inputs)["grey"]
     print(f"threat model: {observation.threat.describe()}")

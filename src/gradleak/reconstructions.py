@@ -56,6 +56,7 @@ class Reconstruction:
         target_probabilities: the attack's targets as it used them, `[N, C]`.
         message: one sentence for people, why it ended.
         history: its course.
+        trace: what an attack made of several parts tried, one line each, and why it went on or stopped.
     """
 
     inputs: Tensor
@@ -70,6 +71,7 @@ class Reconstruction:
     target_probabilities: Tensor
     message: str = ""
     history: History = field(default_factory=History)
+    trace: tuple[str, ...] = ()
 
     @property
     def unclamped(self) -> Tensor:

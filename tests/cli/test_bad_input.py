@@ -167,7 +167,7 @@ def test_check_refuses_values_that_cannot_be_compared(update: Path, name: str) -
         (("--kind", "weights"), ["--kind: expected gradient or delta"]),
         (("--kind", "delta"), ["update kind: expected 'gradient'"]),
         (("--mode", "test", "--dropout", "on", "--batch-size", -1), ["--mode", "--dropout", "--batch-size"]),
-        (("--attack", "guess", "--restarts", 0), ["--attack: expected one of dlg, idlg", "--restarts"]),
+        (("--attack", "guess", "--restarts", 0), ["--attack: expected one of auto, ", "--restarts"]),
         (("--max-seconds", 0), ["--max-seconds"]),
         (("--model", "lenet"), ["--model: expected package.module:factory or one of lenet-dlg"]),
         (("--model", "lenet-dlg", "--input-shape", "36"), ["--model lenet-dlg: expected images"]),

@@ -1,21 +1,41 @@
 """Attacks: from an observation to a reconstruction. They never see the truth."""
 
+from gradleak.attacks.auto import auto
+from gradleak.attacks.closed_form import CLOSED_FORMS, cocktail_party, layer_recursion, linear_layer, spear
 from gradleak.attacks.protocol import Attack, Progress
 from gradleak.attacks.recipes import cpl, dlg, gradinversion, idlg, inverting_gradients, sapag
+from gradleak.attacks.relu import relu_inversion
 from gradleak.attacks.smooth import staged
 
-ATTACKS = (dlg, idlg, cpl, inverting_gradients, sapag, gradinversion, staged)
+ATTACKS = (
+    auto,
+    *CLOSED_FORMS,
+    staged,
+    relu_inversion,
+    dlg,
+    idlg,
+    cpl,
+    inverting_gradients,
+    sapag,
+    gradinversion,
+)
 """Factories of every attack that comes with the package, for listings; the name is the function's own."""
 
 __all__ = [
     "ATTACKS",
     "Attack",
     "Progress",
+    "auto",
+    "cocktail_party",
     "cpl",
     "dlg",
     "gradinversion",
     "idlg",
     "inverting_gradients",
+    "layer_recursion",
+    "linear_layer",
+    "relu_inversion",
     "sapag",
+    "spear",
     "staged",
 ]

@@ -16,7 +16,8 @@ from torch import Tensor
 from gradleak.attacks.head import find_head
 from gradleak.attacks.labels import bias_sign, row_minimum, row_sum_sign
 from gradleak.attacks.layout import Layout
-from gradleak.attacks.objectives import Objective, normalized_squared_distance
+from gradleak.attacks.mismatch import REPRODUCED, mismatch
+from gradleak.attacks.objectives import Objective
 from gradleak.attacks.precision import in_precision
 from gradleak.attacks.priors import Weighted, group_consistency
 from gradleak.attacks.protocol import Progress, not_applicable
@@ -28,9 +29,6 @@ from gradleak.seeds import stage_generator
 from gradleak.threat import Observation, simulator
 
 LabelPart = Literal["joint", "row_sum_sign", "bias_sign", "row_minimum"]
-
-# An update is called reproduced when the squared distance is below this share of the update's squared norm.
-_REPRODUCED = 1e-6
 
 
 @dataclass(frozen=True)
@@ -196,10 +194,10 @@ class Inversion:
     def _status(self, observation: Observation, layout: Layout, minimum: Minimum, best: int) -> tuple[Status, str]:
         """How the returned restart ended, and the sentence for people."""
         objective, last = float(minimum.values[best]), float(minimum.last_values[best])
-        relative = relative_squared_error(observation, *layout.unpack(minimum.points[best]))
+        relative = mismatch(observation, *layout.unpack(minimum.points[best]))
         if not math.isfinite(last):
             return "nonfinite", "the search diverged; the best candidate before that is returned"
-        if (self.stop_at is not None and objective <= self.stop_at) or relative <= _REPRODUCED:
+        if (self.stop_at is not None and objective <= self.stop_at) or relative <= REPRODUCED:
             return "converged", f"the update is reproduced to a relative squared error of {relative:.1e}"
         ended = {"evaluations": "evaluations", "seconds": "seconds"}.get(minimum.reason, "steps")
         return "budget", f"ended after its {ended} at a relative squared error of {relative:.1e}"
@@ -239,11 +237,3 @@ def recovered_targets(observation: Observation, batch_size: int, rule: LabelPart
 def observed_tensors(observation: Observation) -> Mapping[str, Tensor]:
     """The update in the model's precision."""
     return {name: tensor.to(observation.task.dtype) for name, tensor in observation.update.tensors.items()}
-
-
-def relative_squared_error(observation: Observation, variable: Tensor, targets: Tensor) -> float:
-    """`||g' - g||^2 / ||g||^2` of a candidate's simulated update g' and the observed one g."""
-    with torch.no_grad():
-        return float(
-            normalized_squared_distance(simulator(observation)(variable, targets), observed_tensors(observation))
-        )

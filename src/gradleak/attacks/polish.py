@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gradleak.attacks.layout import Layout
+from gradleak.attacks.mismatch import REPRODUCED
 from gradleak.attacks.precision import in_precision
 from gradleak.attacks.spectrum import weighted_frequencies
 from gradleak.optim import LevenbergMarquardt, Limits
@@ -90,7 +91,7 @@ def polish(
         objective=ended.value,
         evaluations=reconstruction.evaluations + used,
         seconds=reconstruction.seconds + seconds,
-        status="converged" if ended.value <= 1e-6 else reconstruction.status,
+        status="converged" if ended.value <= REPRODUCED else reconstruction.status,
         variable=variable,
         target_probabilities=targets,
         message=f"the update is reproduced to a relative squared error of {ended.value:.1e}",

@@ -13,8 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gradleak.attacks import ATTACKS, Attack
-from gradleak.attacks.inversion import Inversion
-from gradleak.attacks.objectives import squared_distance
+from gradleak.attacks.mismatch import mismatch
 from gradleak.audits.pictures import encode_png, is_image
 from gradleak.cli import loading
 from gradleak.cli.console import console, facts_table, number, print_json, progress_reporter
@@ -38,11 +37,13 @@ def attack(
     model: loading.ModelName,
     weights: loading.WeightsFile = None,
     model_seed: loading.ModelSeed = 0,
-    attack: Annotated[str, typer.Option(help="A name of list attacks.")] = "dlg",
+    attack: Annotated[str, typer.Option(help="A name of list attacks.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="New folder for the reconstruction and pictures.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the attack's starts.")] = 0,
-    restarts: Annotated[int, typer.Option(help="Independent starts.")] = 1,
-    max_seconds: Annotated[float | None, typer.Option(help="Wall time.")] = None,
+    restarts: Annotated[
+        int | None, typer.Option(help="Independent starts; the attack's own number if not given.")
+    ] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Wall time; the attack's own limit if not given.")] = None,
     max_evaluations: Annotated[int | None, typer.Option(help="Objective gradients, over all restarts.")] = None,
     input_shape: loading.Shape = None,
     mean: loading.Mean = None,
@@ -80,7 +81,7 @@ def attack(
     )
     evidence, task = loading.load(words)
     observation = evidence.observation(task)
-    total = None if max_evaluations is None else max(1, max_evaluations // restarts)
+    total = None if max_evaluations is None else max(1, max_evaluations // (restarts or 1))
     with loading.torch_threads(threads), progress_reporter(attack, total) as progress:
         reconstruction = chosen(observation, seed=seed, progress=progress)
     written = [] if out is None else _write(out, reconstruction, task.space, seed)
@@ -91,7 +92,7 @@ def attack(
         _print_table(update, reconstruction, facts)
 
 
-def _attack(name: str, restarts: int, max_seconds: float | None, max_evaluations: int | None) -> Attack:
+def _attack(name: str, restarts: int | None, max_seconds: float | None, max_evaluations: int | None) -> Attack:
     """The attack of this name with these limits.
 
     Returns:
@@ -102,7 +103,7 @@ def _attack(name: str, restarts: int, max_seconds: float | None, max_evaluations
     """
     factory = {factory.__name__: factory for factory in ATTACKS}.get(name)
     problems: list[str] = []
-    if restarts < 1:
+    if restarts is not None and restarts < 1:
         problems.append(f"--restarts: expected at least 1, got {restarts}; give 1 or more")
     if max_seconds is not None and not max_seconds > 0:
         problems.append(f"--max-seconds: expected more than 0, got {max_seconds}; leave it out for no limit")
@@ -112,7 +113,16 @@ def _attack(name: str, restarts: int, max_seconds: float | None, max_evaluations
         known = ", ".join(factory.__name__ for factory in ATTACKS)
         raise BadInput([f"--attack: expected one of {known}, got {name!r}; see list attacks", *problems])
     refuse(problems)
-    return factory(restarts=restarts, max_seconds=max_seconds, max_evaluations=max_evaluations)
+    # Only what was said: an attack without a limit of its own and one with a default of 60 s differ here.
+    match restarts, max_seconds:
+        case None, None:
+            return factory(max_evaluations=max_evaluations)
+        case None, seconds:
+            return factory(max_seconds=seconds, max_evaluations=max_evaluations)
+        case starts, None:
+            return factory(restarts=starts, max_evaluations=max_evaluations)
+        case starts, seconds:
+            return factory(restarts=starts, max_seconds=seconds, max_evaluations=max_evaluations)
 
 
 def _check_folder(out: Path | None) -> None:
@@ -138,8 +148,8 @@ def _facts(
 ) -> dict[str, object]:
     """The result as plain data."""
     relative = float("nan")
-    if isinstance(attack, Inversion) and attack.objective is squared_distance and not observation.update.is_empty:
-        relative = reconstruction.objective / observation.update.squared_norm()
+    if reconstruction.status != "not_applicable" and bool(reconstruction.variable.isfinite().all()):
+        relative = mismatch(observation, reconstruction.variable, reconstruction.target_probabilities)
     return {
         "attack": reconstruction.attack,
         "status": reconstruction.status,
@@ -151,6 +161,7 @@ def _facts(
         "targets": reconstruction.targets.tolist(),
         "targets_given": reconstruction.targets_given,
         "threat": observation.threat.describe(),
+        "trace": list(reconstruction.trace),
         "seed": seed,
         "written": written,
     }
@@ -167,15 +178,16 @@ def _print_table(update: Path, reconstruction: Reconstruction, facts: dict[str, 
         ("status", _STATUS_WORDS[reconstruction.status]),
         ("because", reconstruction.message),
         ("objective", number(reconstruction.objective)),
-        ("relative error", f"{number(relative)} (objective / squared norm of the update)"),
+        ("relative error", f"{number(relative)} (squared, of the update)"),
         ("evaluations", str(reconstruction.evaluations)),
         ("seconds", f"{reconstruction.seconds:.1f}"),
         ("labels", labels + (" (given)" if reconstruction.targets_given else " (recovered)" if not nothing else "")),
+        ("tried", "\n".join(reconstruction.trace)),
         ("threat model", str(facts["threat"])),
         ("written", "\n".join(map(str, written)) if written else "nothing"),
     ]
-    if relative != relative:
-        rows = [row for row in rows if row[0] != "relative error"]
+    absent = {"relative error"} if relative != relative else set[str]()
+    rows = [row for row in rows if row[0] not in absent and row[1]]
     console.print(facts_table(f"{reconstruction.attack} on {update.name}", rows))
     if nothing and "batch size" in reconstruction.message:
         console.print(Text("Say it with --batch-size, if you know it."))

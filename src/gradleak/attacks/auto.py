@@ -1,0 +1,153 @@
+"""The portfolio: read the observation, try what applies, strongest first, and return the best by its own objective."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from gradleak.attacks.closed_form import CLOSED_FORMS
+from gradleak.attacks.mismatch import mismatch
+from gradleak.attacks.precision import in_precision
+from gradleak.attacks.protocol import Attack, Progress, not_applicable
+from gradleak.attacks.recipes import inverting_gradients
+from gradleak.attacks.relu import relu_inversion
+from gradleak.attacks.smooth import staged
+from gradleak.reconstructions import Reconstruction
+from gradleak.threat import Observation
+
+# Reproduced this well, a single example leaves nothing that another attack could add beyond rounding.
+_DONE = 1e-9
+
+# Modules whose derivative jumps; a search that relies on curvature stalls at the jumps.
+_KINKED = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ReLU6, nn.Hardtanh, nn.MaxPool1d, nn.MaxPool2d, nn.AdaptiveMaxPool2d)
+
+
+class Factory(Protocol):
+    """How the portfolio makes an attack with what is left of its budget."""
+
+    def __call__(self, *, max_evaluations: int | None, max_seconds: float | None) -> Attack:
+        """The attack."""
+        ...
+
+
+@dataclass(frozen=True)
+class Auto:
+    """The attack of `auto`.
+
+    Args:
+        closed_forms: whether attacks by algebra are tried before any search.
+        restarts: of every search.
+        max_evaluations: over everything tried.
+        max_seconds: over everything tried.
+        name: the attack's name in tables.
+    """
+
+    closed_forms: bool = True
+    restarts: int = 4
+    max_evaluations: int | None = None
+    max_seconds: float | None = 60.0
+    name: str = "auto"
+
+    def __call__(self, observation: Observation, *, seed: int = 0, progress: Progress | None = None) -> Reconstruction:
+        """Attack; see `Attack.__call__`. The reconstruction's `trace` tells what was tried."""
+        began = time.perf_counter()
+        if observation.update.is_empty:
+            return not_applicable(self.name, observation, "no evidence: every entry of the update is zero")
+        trace: list[str] = []
+        best: Reconstruction | None = None
+        best_mismatch = float("inf")
+        used = 0
+        for factory, is_closed_form in self._plan(observation, trace):
+            evaluations = None if self.max_evaluations is None else self.max_evaluations - used
+            seconds = None if self.max_seconds is None else self.max_seconds - (time.perf_counter() - began)
+            if (evaluations is not None and evaluations <= 0) or (seconds is not None and seconds <= 0):
+                trace.append("stopped: the budget is spent")
+                break
+            attack = factory(max_evaluations=evaluations, max_seconds=seconds)
+            found = attack(observation, seed=seed, progress=progress)
+            used += found.evaluations
+            if found.status == "not_applicable":
+                trace.append(f"{found.attack}: does not apply, {found.message}")
+                continue
+            error = _mismatch(observation, found)
+            trace.append(f"{found.attack}: {found.message} ({found.seconds:.2g} s)")
+            if best is None or error < best_mismatch:
+                best, best_mismatch = found, error
+            if is_closed_form or error <= _DONE:
+                reason = "algebra determines the answer" if is_closed_form else "the update is reproduced"
+                trace.append(f"stopped: {reason}")
+                break
+        seconds = time.perf_counter() - began
+        if best is None:
+            why = "no attack applies: " + "; ".join(trace)
+            return replace(not_applicable(self.name, observation, why), trace=tuple(trace), seconds=seconds)
+        return replace(
+            best,
+            attack=self.name,
+            message=f"by {best.attack}: {best.message}",
+            objective=best_mismatch,
+            evaluations=used,
+            seconds=seconds,
+            trace=tuple(trace),
+        )
+
+    def _plan(self, observation: Observation, trace: list[str]) -> Iterator[tuple[Factory, bool]]:
+        """What to try in which order, and whether each is a closed form."""
+        if self.closed_forms:
+            for closed_form in CLOSED_FORMS:
+                yield closed_form, True
+        kinked = sorted({type(m).__name__ for m in observation.task.model.modules() if isinstance(m, _KINKED)})
+        images = len(observation.task.space.variable_shape) == 3
+        if kinked and images:
+            trace.append(f"search for networks with kinks: the model has {', '.join(kinked)}")
+            yield self._with_restarts(relu_inversion, 1), False
+            yield self._with_restarts(inverting_gradients, 1), False
+            return
+        trace.append("search for smooth networks")
+        yield self._with_restarts(staged, self.restarts), False
+
+    @staticmethod
+    def _with_restarts(factory: Callable[..., Attack], restarts: int) -> Factory:
+        """The factory with its restarts fixed."""
+
+        def make(*, max_evaluations: int | None, max_seconds: float | None) -> Attack:
+            return factory(restarts=restarts, max_evaluations=max_evaluations, max_seconds=max_seconds)
+
+        return make
+
+
+def _mismatch(observation: Observation, found: Reconstruction) -> float:
+    """One measure for all that was tried: the relative squared error of the update, in float64."""
+    if not bool(torch.isfinite(found.variable).all()):
+        return float("inf")
+    double: Tensor = found.variable.double()
+    return mismatch(in_precision(observation, torch.float64), double, found.target_probabilities.double())
+
+
+def auto(
+    *,
+    closed_forms: bool = True,
+    restarts: int = 4,
+    max_evaluations: int | None = None,
+    max_seconds: float | None = 60.0,
+) -> Auto:
+    """The strongest attack that applies, without any parameter to set.
+
+    It reads the model, tries closed forms, each of which says why if it does not apply, and goes on to searches for
+    what is left of the budget: with a derivative for the masks where the network has kinks, by L-BFGS and
+    Levenberg-Marquardt where it is smooth. It returns the best by the relative squared error of the update, and what
+    it tried in `Reconstruction.trace`.
+
+    Args:
+        closed_forms: False leaves the searches alone.
+        restarts: of every search.
+        max_evaluations: over everything tried; None for no limit.
+        max_seconds: over everything tried; None for no limit.
+
+    Returns:
+        The attack.
+    """
+    return Auto(closed_forms=closed_forms, restarts=restarts, max_evaluations=max_evaluations, max_seconds=max_seconds)

@@ -1,0 +1,11 @@
+"""Closed forms: inputs by algebra instead of search. Each says when it does not apply, and why."""
+
+from gradleak.attacks.closed_form.cocktail_party import cocktail_party
+from gradleak.attacks.closed_form.linear_layer import linear_layer
+from gradleak.attacks.closed_form.recursion import layer_recursion
+from gradleak.attacks.closed_form.spear import spear
+
+CLOSED_FORMS = (linear_layer, layer_recursion, spear, cocktail_party)
+"""In the order in which the portfolio tries them: exact ones before approximate ones."""
+
+__all__ = ["CLOSED_FORMS", "cocktail_party", "layer_recursion", "linear_layer", "spear"]

@@ -1,0 +1,269 @@
+"""The rest of a peeled batch: pixels that obey the equations of the layers below the front, and a prior.
+
+With the outputs z of a layer and their cotangents known for every example, the layers below obey the forward equations
+`z(x) = z` and their weight gradients, whose cotangents are carried down explicitly: the objective has no second
+derivatives, and above a stride it is linear. Where the equations are fewer than the pixels, total variation decides
+between the candidates; it starts strong on small images and falls.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, fold, interpolate, unfold
+
+from gradleak.attacks.closed_form.layers import Activation, Affine, Chain, Reshape
+from gradleak.attacks.closed_form.peeling import Front
+from gradleak.optim import Budget, WolfeLBFGS, minimize, value_and_gradient
+
+# Opponent colors: brightness, red against blue, green against both.
+_OPPONENT = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
+# Rounds the corner of the absolute value, in pixel units.
+_CORNER = 1e-3
+# The normalized objective is of order 1 at a grey image and may end at 1e-8.
+_SCALE = 1e3
+# A gradient this close to the observed one (squared, relative) at a grey image does not depend on the image.
+_CONSTANT = 1e-9
+
+
+@dataclass(frozen=True)
+class PixelSearch:
+    """Schedule of the search.
+
+    Args:
+        coarse: sides of the small images that come first, as shares of the full side.
+        coarse_steps: L-BFGS steps at each of them.
+        weights: weights of the prior at full size, in order; the first also holds for the small images.
+        steps: L-BFGS steps at each weight.
+        chroma: weight of the total variation of the two color differences relative to that of brightness; colors of
+            photographs vary less.
+    """
+
+    coarse: tuple[float, ...] = (0.25, 0.5)
+    coarse_steps: int = 40
+    weights: tuple[float, ...] = (0.1, 0.03, 0.01, 0.003)
+    steps: int = 80
+    chroma: float = 3.0
+
+
+@dataclass(frozen=True, eq=False)
+class PixelResult:
+    """Where the search ended.
+
+    Attributes:
+        variable: `[N, C, H, W]`, in pixel units within the bounds.
+        misfit: of the peeled equations, 1 at a grey image.
+        evaluations: objective values with gradient.
+    """
+
+    variable: Tensor
+    misfit: float
+    evaluations: int
+
+
+@dataclass(frozen=True, eq=False)
+class PeeledObjective:
+    """Misfit of the layers below a front, 1 at a grey image.
+
+    Attributes:
+        chain: the network in the search's precision.
+        front: known values and cotangents of the input of `chain.layers[front.index]`.
+        gradient: gradients of the layers below, by name.
+        scales: squared misfit of each tensor at a grey image; the front's is called "".
+    """
+
+    chain: Chain
+    front: Front
+    gradient: Mapping[str, Tensor]
+    scales: Mapping[str, float]
+
+    def __call__(self, variable: Tensor) -> Tensor:
+        """The misfit of images `[N, C, H, W]`, a scalar."""
+        squares = _squares(self.chain, self.front, self.gradient, variable)
+        return torch.stack([squares[name] / scale for name, scale in self.scales.items()]).sum() / len(self.scales)
+
+
+def peeled_objective(
+    chain: Chain, gradient: Mapping[str, Tensor], front: Front, grey: Tensor, dtype: torch.dtype
+) -> PeeledObjective:
+    """Prepare the objective of what is left below a front.
+
+    Args:
+        chain: the network.
+        gradient: the update as the gradient of the loss whose cotangents `front` holds, by name.
+        front: the deepest known layer input.
+        grey: a candidate of medium quality that sets the scales, `[N, C, H, W]`.
+        dtype: precision of the search.
+
+    Returns:
+        The objective.
+    """
+    front = _before_activation(chain, front)
+    layers = tuple(
+        replace(layer, weight=layer.weight.to(dtype), bias=layer.bias.to(dtype)) if isinstance(layer, Affine) else layer
+        for layer in chain.layers
+    )
+    cast = replace(chain, layers=layers)
+    front = replace(front, values=front.values.to(dtype), cotangents=front.cotangents.to(dtype))
+    observed = {name: tensor.to(dtype) for name, tensor in gradient.items()}
+    with torch.no_grad():
+        squares = _squares(cast, front, observed, grey.to(dtype))
+    # The bias gradient right below the front depends on no pixel: all that is left of it is rounding.
+    scales = {
+        name: float(square)
+        for name, square in squares.items()
+        if not name or float(square) > _CONSTANT * float(observed[name].square().sum())
+    }
+    return PeeledObjective(cast, front, observed, scales)
+
+
+def below_front(chain: Chain, front: Front, variable: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Values at the front, and the gradients of all layers with weights below it, by explicit backward steps.
+
+    Args:
+        chain: the network.
+        front: its cotangents are carried down; its values are not used.
+        variable: `[N, ...]`.
+
+    Returns:
+        The values `[N, ...]` and the gradients by name, differentiable in the variable.
+    """
+    values = [chain.normalize(variable)]
+    for layer in chain.layers[: front.index]:
+        values.append(layer(values[-1]))
+    gradients: dict[str, Tensor] = {}
+    cotangents = front.cotangents
+    for index in range(front.index - 1, -1, -1):
+        layer = chain.layers[index]
+        if isinstance(layer, Activation):
+            cotangents = cotangents * layer.slope(values[index + 1])
+        elif isinstance(layer, Reshape):
+            cotangents = cotangents.reshape(values[index].shape)
+        elif isinstance(layer, Affine):
+            gradients.update(_gradients(layer, cotangents, values[index]))
+            if index:
+                cotangents = _carried(layer, cotangents)
+        else:
+            (cotangents,) = torch.autograd.functional.vjp(layer, values[index], cotangents, create_graph=True)[1:]
+    return values[-1], gradients
+
+
+def search_pixels(
+    objective: PeeledObjective,
+    start: Tensor,
+    bounds: tuple[float, float],
+    *,
+    schedule: PixelSearch | None = None,
+    max_seconds: float | None = None,
+    max_evaluations: int | None = None,
+) -> PixelResult:
+    """Minimize the peeled objective plus total variation, from small images to full size and from strong to weak.
+
+    Args:
+        objective: see `peeled_objective`.
+        start: first images `[N, C, H, W]`.
+        bounds: smallest and largest pixel value.
+        schedule: sizes, weights and steps.
+        max_seconds: wall time; None for no limit.
+        max_evaluations: None for no limit.
+
+    Returns:
+        The last candidate.
+    """
+    plan = schedule if schedule is not None else PixelSearch()
+    began, used = time.perf_counter(), 0
+    dtype = objective.front.values.dtype
+    full = (start.shape[-2], start.shape[-1])
+    images = start.to(dtype)
+    stages = [(share, plan.weights[0], plan.coarse_steps) for share in plan.coarse]
+    stages += [(1.0, weight, plan.steps) for weight in plan.weights]
+    for share, weight, steps in stages:
+        seconds = None if max_seconds is None else max_seconds - (time.perf_counter() - began)
+        evaluations = None if max_evaluations is None else max_evaluations - used
+        if (seconds is not None and seconds <= 0) or (evaluations is not None and evaluations <= 0):
+            break
+        size = (max(1, round(full[0] * share)), max(1, round(full[1] * share)))
+        small = images if share == 1.0 else adaptive_avg_pool2d(images, size)
+
+        def energy(point: Tensor, shape: torch.Size = small.shape, weight: float = weight) -> Tensor:
+            candidate = _enlarged(point.view(shape), full)
+            return _SCALE * (objective(candidate) + weight * total_variation(candidate, plan.chroma))
+
+        minimum = minimize(
+            value_and_gradient(energy),
+            small.reshape(1, -1),
+            optimizer=WolfeLBFGS(steps=steps),
+            budget=Budget(evaluations=evaluations, seconds=seconds),
+            box=bounds,
+        )
+        used += minimum.evaluations
+        images = _enlarged(minimum.points[0].view(small.shape), full)
+    with torch.no_grad():
+        return PixelResult(images, float(objective(images)), used)
+
+
+def total_variation(images: Tensor, chroma: float) -> Tensor:
+    """Mean absolute difference of neighbors, of brightness and of `chroma` times the color differences.
+
+    Args:
+        images: `[N, C, H, W]`; other than three channels are taken as they are.
+        chroma: weight of color differences.
+
+    Returns:
+        A scalar, in pixel units.
+    """
+    if images.shape[1] == 3:
+        mixing = torch.tensor(_OPPONENT, dtype=images.dtype, device=images.device)
+        mixing = mixing / mixing.norm(dim=1, keepdim=True)
+        mixing = mixing * torch.tensor([[1.0], [chroma], [chroma]], dtype=images.dtype, device=images.device)
+        images = torch.einsum("ab,nbhw->nahw", mixing, images)
+    across = torch.nn.functional.pad(images[..., :, 1:] - images[..., :, :-1], (0, 1))
+    down = torch.nn.functional.pad(images[..., 1:, :] - images[..., :-1, :], (0, 0, 0, 1))
+    return 2 * (across.square() + down.square() + _CORNER**2).sqrt().mean()
+
+
+def _before_activation(chain: Chain, front: Front) -> Front:
+    """Move a front before the activation that makes it, where the equations below are closer to linear."""
+    layer = chain.layers[front.index - 1] if front.index else None
+    if not isinstance(layer, Activation) or layer.kind == "relu":
+        return front
+    low, high = layer.interval
+    inside = front.values.clamp(low + 1e-6, high - 1e-6)
+    return Front(front.index - 1, layer.inverse(inside), front.cotangents * layer.slope(inside), front.std)
+
+
+def _squares(chain: Chain, front: Front, gradient: Mapping[str, Tensor], variable: Tensor) -> dict[str, Tensor]:
+    """Squared misfit of the front and of each gradient below it."""
+    values, simulated = below_front(chain, front, variable)
+    squares = {"": (values - front.values).square().sum()}
+    squares.update((name, (tensor - gradient[name]).square().sum()) for name, tensor in simulated.items())
+    return squares
+
+
+def _gradients(layer: Affine, cotangents: Tensor, inputs: Tensor) -> dict[str, Tensor]:
+    """Gradients of a layer's trained parameters."""
+    if layer.is_convolution:
+        windows = unfold(inputs, layer.weight.shape[2:], layer.dilation, layer.padding, layer.stride)
+        weight = (cotangents.flatten(2) @ windows.transpose(1, 2)).sum(dim=0).view(layer.weight.shape)
+        bias = cotangents.sum(dim=(0, 2, 3))
+    else:
+        weight, bias = cotangents.T @ inputs, cotangents.sum(dim=0)
+    return {layer.name: weight} | ({} if layer.bias_name is None else {layer.bias_name: bias})
+
+
+def _carried(layer: Affine, cotangents: Tensor) -> Tensor:
+    """Cotangents of a layer's inputs."""
+    if not layer.is_convolution:
+        return cotangents @ layer.weight
+    height, width = layer.input_shape[1:]
+    windows = layer.weight.flatten(1).T @ cotangents.flatten(2)
+    return fold(windows, (height, width), layer.weight.shape[2:], layer.dilation, layer.padding, layer.stride)
+
+
+def _enlarged(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images at full size, by bilinear interpolation."""
+    if tuple(images.shape[-2:]) == size:
+        return images
+    return interpolate(images, size, mode="bilinear", align_corners=False)

@@ -1,0 +1,246 @@
+"""Exact separation of a batch into what enters its last layer, by the softmax that links features and residuals.
+
+The last layer, linear with bias under a softmax cross-entropy, has the gradient `dW = R^T A` and `db = R^T 1`, where
+A `[N, D]` holds the features of the examples and `R = softmax(A W^T + b) - Y` (times 1/N) their residuals. The rows of
+A lie in the row space of dW, so `A = K V` with the right singular vectors V and N x N unknowns K, for which
+`R(K)^T K = dW V^T` and `R(K)^T 1 = db` are (C - 1)(N + 1) equations: enough for N <= C - 1.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gradleak.linalg import conjugate_gradients
+from gradleak.seeds import stage_generator
+
+# Rounding in the client's own computation adds up over features, softmax and batch: entries of an update are off by
+# several times the rounding of its type.
+_ROUNDING_FACTOR = 10.0
+# Mean squared misfit, in units of rounding, up to which a separation is certified.
+_CERTIFIED = 30.0
+_LARGEST_DENSE = 20
+_MOST_STEPS = 150
+_JITTER = 0.3
+
+
+@dataclass(frozen=True, eq=False)
+class HeadProblem:
+    """The equations of one batch at one last layer.
+
+    Attributes:
+        weight_gradient: dW `[C, D]`, float64.
+        bias_gradient: db `[C]`, float64.
+        weight: `[C, D]`, float64.
+        bias: `[C]`, float64.
+        targets: what the loss pulls each example towards, `[N, C]`.
+        scales: factor of each example's residual in the gradient, `[N]`: 1/N for a mean over the batch.
+        precision: relative rounding of the update's entries.
+    """
+
+    weight_gradient: Tensor
+    bias_gradient: Tensor
+    weight: Tensor
+    bias: Tensor
+    targets: Tensor
+    scales: Tensor
+    precision: float
+
+    def residuals(self, features: Tensor) -> Tensor:
+        """Derivative of the loss with respect to the logits, `[N, C]`."""
+        outputs = features @ self.weight.T + self.bias
+        return self.scales[:, None] * (torch.softmax(outputs, dim=1) - self.targets)
+
+
+@dataclass(frozen=True, eq=False)
+class Separation:
+    """What enters the last layer, example by example.
+
+    Attributes:
+        features: A `[N, D]`, float64, in the order of the targets that were given.
+        residuals: derivative of the loss with respect to the logits, `[N, C]`.
+        misfit: mean squared misfit of the equations in units of rounding; about 1 at the truth.
+        std: estimated standard deviation of a feature of each example, `[N]`.
+        starts: how many starts were tried.
+    """
+
+    features: Tensor
+    residuals: Tensor
+    misfit: float
+    std: Tensor
+    starts: int
+
+    @property
+    def certified(self) -> bool:
+        """Whether the equations hold to rounding, which wrong targets or another batch size do not reach."""
+        return self.misfit < _CERTIFIED
+
+
+def separate(problem: HeadProblem, *, starts: int = 8, seed: int = 0) -> Separation:
+    """Solve for the features of every example by Levenberg-Marquardt on N x N unknowns.
+
+    The first start gives all examples the exact mean softmax `db + mean(Y)`; further ones jitter its logarithm, which
+    also tells examples of one class apart.
+
+    Args:
+        problem: the equations.
+        starts: how many starts at most; the first that is certified ends the search.
+        seed: of the jitter.
+
+    Returns:
+        The best separation found, certified or not.
+
+    Raises:
+        ValueError: if the batch has as many examples as the layer has features, or more.
+    """
+    count = len(problem.targets)
+    if count > min(problem.weight_gradient.shape):
+        raise ValueError(f"{count} examples do not fit into a gradient of shape {list(problem.weight_gradient.shape)}")
+    equations = _Equations(problem)
+    generator = stage_generator(seed, "separation")
+    repeated = bool((torch.pdist(problem.targets) == 0).any()) if count > 1 else False
+    best, best_cost, tried = torch.zeros(count, count).double(), math.inf, 0
+    for start in range(max(1, starts)):
+        tried += 1
+        jitter = torch.randn(problem.targets.shape, generator=generator, dtype=torch.float64)
+        mixture, cost = equations.solve(equations.start(jitter * (_JITTER if start or repeated else 0.0)))
+        if cost < best_cost:
+            best, best_cost = mixture, cost
+        if best_cost / equations.count < _CERTIFIED:
+            break
+    features = best @ equations.basis
+    return Separation(features, problem.residuals(features), best_cost / equations.count, equations.std(best), tried)
+
+
+class _Equations:
+    """The least-squares problem in the mixture K `[N, N]`, in units of rounding."""
+
+    def __init__(self, problem: HeadProblem) -> None:
+        count = len(problem.targets)
+        self.problem = problem
+        right = torch.linalg.svd(problem.weight_gradient, full_matrices=False)[2]
+        self.basis = right[:count]
+        self.observed = problem.weight_gradient @ self.basis.T
+        self.logits = self.basis @ problem.weight.T
+        rounding = problem.precision * _ROUNDING_FACTOR
+        self.sigma_weight = rounding * float(problem.weight_gradient.square().mean().sqrt())
+        self.sigma_bias = rounding * float(problem.bias_gradient.square().mean().sqrt())
+        self.count = problem.targets.shape[1] * (count + 1)
+
+    def start(self, jitter: Tensor) -> Tensor:
+        """K for residuals in which every example has the mean softmax, with its logarithm jittered."""
+        problem = self.problem
+        weighted = problem.scales / problem.scales.sum()
+        mean = (problem.bias_gradient / problem.scales.sum() + weighted @ problem.targets).clamp(min=1e-6)
+        guesses = problem.scales[:, None] * (torch.softmax(mean.log() + jitter, dim=1) - problem.targets)
+        return torch.linalg.pinv(guesses.T) @ self.observed
+
+    def evaluate(self, mixture: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Probabilities `[N, C]`, and the misfits of dW `[C, N]` and db `[C]` in units of rounding."""
+        probabilities = torch.softmax(mixture @ self.logits + self.problem.bias, dim=1)
+        residuals = self.problem.scales[:, None] * (probabilities - self.problem.targets)
+        weight = (residuals.T @ mixture - self.observed) / self.sigma_weight
+        bias = (residuals.sum(dim=0) - self.problem.bias_gradient) / self.sigma_bias
+        return probabilities, weight, bias
+
+    def jacobian(self, mixture: Tensor, probabilities: Tensor) -> Tensor:
+        """Derivative of the misfits with respect to K, `[C (N + 1), N N]`."""
+        count, classes = probabilities.shape
+        scales = self.problem.scales[:, None]
+        residuals = scales * (probabilities - self.problem.targets)
+        mean = probabilities @ self.logits.T
+        moves = (scales * probabilities)[:, :, None] * (self.logits.T[None] - mean[:, None])  # [example, class, K]
+        weight = torch.einsum("mc,ij->cjmi", residuals, torch.eye(count).double())
+        weight = weight + torch.einsum("mci,mj->cjmi", moves, mixture)
+        rows = weight.reshape(classes * count, -1) / self.sigma_weight
+        return torch.cat([rows, moves.transpose(0, 1).reshape(classes, -1) / self.sigma_bias])
+
+    def product(self, mixture: Tensor, probabilities: Tensor, step: Tensor) -> Tensor:
+        """`J^T J step` without the matrix."""
+        scales = self.problem.scales[:, None]
+        residuals = scales * (probabilities - self.problem.targets)
+        move = _softmax_derivative(probabilities, step @ self.logits) * scales
+        weight = (move.T @ mixture + residuals.T @ step) / self.sigma_weight**2
+        bias = move.sum(dim=0) / self.sigma_bias**2
+        return self.gradient(mixture, probabilities, weight, bias)
+
+    def gradient(self, mixture: Tensor, probabilities: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Adjoint of the derivative of `R^T K` and `R^T 1`."""
+        scales = self.problem.scales[:, None]
+        residuals = scales * (probabilities - self.problem.targets)
+        back = _softmax_derivative(probabilities, scales * (mixture @ weight.T + bias))
+        return back @ self.logits.T + residuals @ weight
+
+    def solve(self, mixture: Tensor) -> tuple[Tensor, float]:
+        """Levenberg-Marquardt with Marquardt's scaling; returns K and the sum of squared misfits."""
+        probabilities, weight, bias = self.evaluate(mixture)
+        cost = float(weight.square().sum() + bias.square().sum())
+        damping = 1e-2
+        for _ in range(_MOST_STEPS):
+            step = self._step(mixture, probabilities, weight, bias, damping)
+            trial = mixture - step
+            found = self.evaluate(trial)
+            trial_cost = float(found[1].square().sum() + found[2].square().sum())
+            if not trial_cost < cost:
+                damping *= 4.0
+                if damping > 1e8:
+                    break
+                continue
+            gain, cost, mixture = (cost - trial_cost) / cost, trial_cost, trial
+            probabilities, weight, bias = found
+            damping = max(damping / 5.0, 1e-14)
+            if gain < 1e-3 and cost < _CERTIFIED * self.count or gain < 1e-7:
+                break
+        return mixture, cost
+
+    def _step(self, mixture: Tensor, probabilities: Tensor, weight: Tensor, bias: Tensor, damping: float) -> Tensor:
+        """The damped Gauss-Newton step."""
+        count = len(mixture)
+        if count <= _LARGEST_DENSE:
+            matrix = self.jacobian(mixture, probabilities)
+            normal = matrix.T @ matrix
+            misfits = torch.cat([weight.reshape(-1), bias])
+            diagonal = normal.diagonal()
+            diagonal.add_(damping * (diagonal + 1e-14 * diagonal.max()))
+            factor, failed = torch.linalg.cholesky_ex(normal)
+            if int(failed):
+                return torch.zeros_like(mixture)
+            return torch.cholesky_solve((matrix.T @ misfits)[:, None], factor).view(count, count)
+        slope = self.gradient(mixture, probabilities, weight / self.sigma_weight, bias / self.sigma_bias)
+        diagonal = self._diagonal(mixture, probabilities)
+        return conjugate_gradients(
+            lambda step: self.product(mixture, probabilities, step) + damping * diagonal * step,
+            slope,
+            torch.zeros_like(slope),
+            preconditioner=lambda rest: rest / diagonal,
+            relative_energy=1e-16,
+            max_steps=600,
+        ).x
+
+    def _diagonal(self, mixture: Tensor, probabilities: Tensor) -> Tensor:
+        """Diagonal of `J^T J`, `[N, N]`."""
+        scales = self.problem.scales[:, None]
+        residuals = scales * (probabilities - self.problem.targets)
+        mean = probabilities @ self.logits.T
+        moves = (scales * probabilities)[:, :, None] * (self.logits.T[None] - mean[:, None])
+        own = residuals.square().sum(dim=1)[:, None] + mixture.square().sum(dim=1)[:, None] * moves.square().sum(dim=1)
+        cross = 2 * mixture * torch.einsum("mc,mci->mi", residuals, moves)
+        return (own + cross) / self.sigma_weight**2 + moves.square().sum(dim=1) / self.sigma_bias**2
+
+    def std(self, mixture: Tensor) -> Tensor:
+        """Standard deviation of one feature of each example, from the curvature at the solution, `[N]`."""
+        probabilities = self.evaluate(mixture)[0]
+        if len(mixture) > _LARGEST_DENSE:
+            variance = 1.0 / self._diagonal(mixture, probabilities)
+        else:
+            matrix = self.jacobian(mixture, probabilities)
+            normal = matrix.T @ matrix
+            normal.diagonal().add_(1e-14 * normal.diagonal().max())
+            variance = torch.linalg.inv(normal).diagonal().clamp(min=0).view(mixture.shape)
+        return (variance.sum(dim=1) / self.basis.shape[1]).sqrt()
+
+
+def _softmax_derivative(probabilities: Tensor, change: Tensor) -> Tensor:
+    """Change of softmax rows for a change of their logits; the matrix is symmetric."""
+    return probabilities * (change - (probabilities * change).sum(dim=1, keepdim=True))

@@ -1,0 +1,200 @@
+"""A batch through its softmax head: features of every example, then the layers below, then the pixels."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gradleak.attacks.closed_form.answers import answer
+from gradleak.attacks.closed_form.layers import Affine, Chain, read_chain
+from gradleak.attacks.closed_form.peeling import Front, Peeled, peel
+from gradleak.attacks.closed_form.pixels import PixelSearch, below_front, peeled_objective, search_pixels
+from gradleak.attacks.closed_form.separation import HeadProblem, Separation, separate
+from gradleak.attacks.labels.counts import NoCounts, recover_counts
+from gradleak.attacks.labels.loss_form import LossForm, find_loss_form
+from gradleak.attacks.protocol import Progress, not_applicable
+from gradleak.reconstructions import Reconstruction
+from gradleak.tasks import ImageSpace
+from gradleak.threat import Observation
+
+_MOST_EXCHANGES = 40
+
+
+@dataclass(frozen=True)
+class SoftmaxSeparation:
+    """The attack of `softmax_separation`.
+
+    Args:
+        schedule: of the search for pixels that the equations leave open.
+        starts: how many starts the separation of a batch with repeated labels gets.
+        max_seconds: wall time; None for no limit.
+        max_evaluations: of the peeled objective; None for no limit.
+        name: in tables.
+    """
+
+    schedule: PixelSearch
+    starts: int = 12
+    max_seconds: float | None = None
+    max_evaluations: int | None = None
+    name: str = "softmax_separation"
+
+    def __call__(self, observation: Observation, *, seed: int = 0, progress: Progress | None = None) -> Reconstruction:
+        """Attack; see `Attack.__call__`."""
+        del progress
+        began = time.perf_counter()
+        prepared = _prepare(observation)
+        if isinstance(prepared, str):
+            return not_applicable(self.name, observation, prepared)
+        chain, head, form, labels = prepared
+        with torch.no_grad():
+            labels, separation = _separate(observation, head, form, labels, self.starts, seed)
+            gradient = {name: tensor.double() for name, tensor in observation.update.tensors.items()}
+            precision = _precision(observation)
+            std = max(float(separation.std.max()), precision * float(separation.features.square().mean().sqrt()))
+            cotangents = separation.residuals @ head.weight
+            peeled = peel(
+                chain,
+                gradient,
+                Front(len(chain.layers) - 1, separation.features, cotangents, std),
+                precision=precision,
+            )
+        message = _certificate(separation) + "".join(f"; {count}" for count in peeled.counts)
+        if peeled.front.index == 0:
+            variable = chain.denormalize(peeled.front.values)
+            return answer(self.name, observation, variable, labels, began=began, message=message)
+        space = observation.task.space
+        if not isinstance(space, ImageSpace):
+            return not_applicable(self.name, observation, f"{message}; {peeled.obstacle}, and rows have no prior")
+        grey = torch.full((len(labels), *space.shape), sum(space.bounds) / 2)
+        objective = peeled_objective(chain, gradient, peeled.front, grey, torch.float32)
+        spent = time.perf_counter() - began
+        result = search_pixels(
+            objective,
+            grey,
+            space.bounds,
+            schedule=self.schedule,
+            max_seconds=None if self.max_seconds is None else self.max_seconds - spent,
+            max_evaluations=self.max_evaluations,
+        )
+        message = f"{message}; {_pixel_count(chain, peeled, grey)}; peeled misfit {result.misfit:.1e}"
+        return answer(
+            self.name,
+            observation,
+            result.variable,
+            labels,
+            began=began,
+            evaluations=result.evaluations,
+            message=message,
+        )
+
+
+def _prepare(observation: Observation) -> tuple[Chain, Affine, LossForm, Tensor] | str:
+    """The chain, its head, the loss and the labels, or why the attack does not apply."""
+    count = observation.batch_size
+    if count is None:
+        return "the batch size is withheld, and this attack needs it"
+    if observation.update.kind != "gradient":
+        return "a weight delta holds the gradient up to an unknown scale and number of steps"
+    if observation.update.is_empty:
+        return "no evidence: every entry of the update is zero"
+    if count > observation.task.num_classes - 1:
+        return f"{count} examples exceed the {observation.task.num_classes - 1} that a softmax of this width separates"
+    chain = read_chain(observation.task, observation.state)
+    if isinstance(chain, str):
+        return f"the model is not a chain of layers: {chain}"
+    head = chain.layers[-1]
+    if not isinstance(head, Affine) or head.is_convolution or head.bias_name is None:
+        return "the outputs do not come from a linear layer with a trained bias"
+    if count > head.weight.shape[1]:
+        return f"{count} examples exceed the {head.weight.shape[1]} features of the last layer"
+    form = find_loss_form(observation.task)
+    if isinstance(form, str):
+        return form
+    counts = recover_counts(observation, count)
+    if isinstance(counts, NoCounts):
+        return counts.reason
+    return chain, head, form, counts.labels()
+
+
+def _precision(observation: Observation) -> float:
+    """Relative rounding of the update's entries."""
+    return max(torch.finfo(tensor.dtype).eps / 2 for tensor in observation.update.tensors.values())
+
+
+def _separate(
+    observation: Observation, head: Affine, form: LossForm, labels: Tensor, starts: int, seed: int
+) -> tuple[Tensor, Separation]:
+    """Separate with the recovered labels, and if that is not certified with single labels exchanged."""
+    update = observation.update.tensors
+    weight, bias = update[head.name].double(), update[head.bias_name or ""].double()
+
+    def attempt(candidate: Tensor) -> Separation:
+        scales = form.weights[candidate] / (len(candidate) if form.averaged else 1)
+        problem = HeadProblem(
+            weight, bias, head.weight, head.bias, form.targets[candidate], scales, _precision(observation)
+        )
+        return separate(problem, starts=starts, seed=seed)
+
+    best_labels, best = labels, attempt(labels)
+    if best.certified or observation.targets is not None:
+        return best_labels, best
+    for candidate in _exchanges(labels, bias, _MOST_EXCHANGES):
+        found = attempt(candidate)
+        if found.misfit < best.misfit:
+            best_labels, best = candidate, found
+        if best.certified:
+            break
+    return best_labels, best
+
+
+def _exchanges(labels: Tensor, bias_gradient: Tensor, most: int) -> list[Tensor]:
+    """Multisets with one label exchanged, those first that the bias gradient favors."""
+    classes = len(bias_gradient)
+    seen: dict[tuple[int, ...], float] = {}
+    for place in range(len(labels)):
+        for label in range(classes):
+            if label != int(labels[place]):
+                candidate = labels.clone()
+                candidate[place] = label
+                key = tuple(candidate.sort().values.tolist())
+                seen[key] = float(bias_gradient[label] - bias_gradient[labels[place]])
+    ordered = sorted(seen, key=lambda key: seen[key])[:most]
+    return [torch.tensor(key) for key in ordered]
+
+
+def _certificate(separation: Separation) -> str:
+    """One clause on how well the head's equations are met."""
+    verdict = "certified" if separation.certified else "not certified"
+    return (
+        f"features {verdict}: misfit {separation.misfit:.1e} of rounding, "
+        f"feature std {float(separation.std.max()):.0e} against a spread of "
+        f"{float(separation.features.std(dim=0).mean()) if len(separation.features) > 1 else 0.0:.0e}"
+    )
+
+
+def _pixel_count(chain: Chain, peeled: Peeled, images: Tensor) -> str:
+    """Unknown pixels against the equations that are left."""
+    with torch.no_grad():
+        values, gradients = below_front(chain, peeled.front, images.double())
+    equations = values.numel() + sum(tensor.numel() for tensor in gradients.values())
+    return f"pixels: {images.numel()} unknowns, {equations} equations"
+
+
+def softmax_separation(
+    *, restarts: int = 1, max_evaluations: int | None = None, max_seconds: float | None = None
+) -> SoftmaxSeparation:
+    """Separate a batch at its softmax head, peel the layers below, and search the pixels that are left.
+
+    For sequential networks with a linear head under a softmax cross-entropy and at most C - 1 examples. Exact where
+    the equations suffice; else total variation fills in, and the message counts unknowns and equations.
+
+    Args:
+        restarts: starts of the separation are twelve times this; the pixels have one start.
+        max_evaluations: of the peeled objective.
+        max_seconds: wall time.
+
+    Returns:
+        The attack.
+    """
+    return SoftmaxSeparation(PixelSearch(), 12 * restarts, max_seconds, max_evaluations)

@@ -1,0 +1,6 @@
+"""Linear algebra with structure. Knows nothing of attacks."""
+
+from gradleak.linalg.conjugate_gradients import Operator, Solution, conjugate_gradients
+from gradleak.linalg.convolution_equations import ConvolutionEquations
+
+__all__ = ["ConvolutionEquations", "Operator", "Solution", "conjugate_gradients"]

@@ -1,0 +1,94 @@
+"""The portfolio: what it tries, when it stops, and that it repeats itself to the bit."""
+
+import time
+
+import pytest
+import torch
+from torch import nn
+
+import gradleak as gl
+from gradleak.zoo.data import load
+from gradleak.zoo.models import lenet, mlp
+from tests.problems import images, labels, small_lenet
+
+
+def captured(model: nn.Module, count: int = 1, seed: int = 0) -> tuple[gl.Observation, gl.Truth]:
+    inputs, targets = load("photographs").sample(count, seed=seed)
+    return gl.capture(gl.Task(model, gl.ImageSpace((3, 32, 32)), num_classes=10), inputs, targets)
+
+
+@pytest.mark.parametrize("initialization", ["uniform", "default"])
+def test_smooth_lenet_is_solved_by_algebra(initialization: str) -> None:
+    observation, truth = captured(lenet(10, initialization=initialization))  # pyright: ignore[reportArgumentType]
+    result = gl.attacks.auto()(observation)
+    scores = gl.score(result, truth)
+    assert result.attack == "auto"
+    assert "by layer_recursion" in result.message
+    assert scores.median("psnr") > 75
+    assert scores.to_dict()["target_correct"] == [True]
+
+
+def test_trace_tells_what_was_tried_and_why_it_stopped() -> None:
+    observation, _ = captured(mlp(3072, (400,), 10), count=8)
+    trace = gl.attacks.auto()(observation).trace
+    assert trace[0].startswith("linear_layer: does not apply")
+    assert any(line.startswith("spear: 8 examples separated") for line in trace)
+    assert trace[-1] == "stopped: algebra determines the answer"
+
+
+def test_closed_forms_can_be_left_out() -> None:
+    observation, truth = gl.capture(small_lenet(initialization="default"), images(1), labels(1))
+    result = gl.attacks.auto(closed_forms=False, max_seconds=10, max_evaluations=600)(observation)
+    assert "by staged" in result.message
+    assert not any("layer_recursion" in line for line in result.trace)
+    assert gl.score(result, truth).median("psnr") > 30
+
+
+def test_same_bits_for_a_seed_and_an_evaluation_budget() -> None:
+    observation, _ = gl.capture(small_lenet(activation=nn.ReLU), images(1), labels(1))
+    attack = gl.attacks.auto(closed_forms=False, max_seconds=None, max_evaluations=60)
+    one, two = attack(observation, seed=5), attack(observation, seed=5)
+    assert torch.equal(one.variable, two.variable)
+    assert one.objective == two.objective
+    assert one.evaluations == two.evaluations <= 60
+
+
+def test_time_limit_holds() -> None:
+    observation, _ = captured(lenet(10, activation=nn.ReLU))
+    began = time.perf_counter()
+    gl.attacks.auto(closed_forms=False, max_seconds=2.0)(observation)
+    assert time.perf_counter() - began < 2.0 * 1.1 + 1.0  # one evaluation and the busy machine
+
+
+def test_objective_is_the_relative_squared_error_of_what_is_returned() -> None:
+    observation, _ = gl.capture(small_lenet(), images(1), labels(1))
+    result = gl.attacks.auto()(observation)
+    assert observation.client is not None
+    simulated = observation.client.bind(observation.task, observation.state)(
+        result.variable, result.target_probabilities
+    )
+    difference = sum(float((simulated[n] - t).square().sum()) for n, t in observation.update.tensors.items())
+    assert result.objective == pytest.approx(difference / observation.update.squared_norm(), rel=1e-6, abs=1e-25)
+
+
+def test_zero_update_is_no_evidence() -> None:
+    observation, _ = gl.capture(small_lenet(), images(1), labels(1))
+    for value in observation.update.tensors.values():
+        value.zero_()
+    result = gl.attacks.auto()(observation)
+    assert result.status == "not_applicable"
+    assert "no evidence" in result.message
+
+
+def test_nothing_applies_says_why() -> None:
+    delta = gl.capture(small_lenet(), images(2), labels(2))[0]
+    unknown = gl.Observation(
+        delta.task,
+        delta.state,
+        gl.Update(delta.update.tensors, "delta"),
+        gl.ThreatModel(client_known=False),
+        batch_size=2,
+    )
+    result = gl.attacks.auto(max_seconds=5)(unknown)
+    assert result.status == "not_applicable"
+    assert "weight delta" in result.message

@@ -1,0 +1,40 @@
+"""Benchmarks and examples start, finish and print what they promise, on the smallest setting."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*arguments: object) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)], capture_output=True, text=True, env=environment, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_dlg_benchmark(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    out = run("benchmarks/dlg.py", "--images", 2, "--outer-steps", 2, "--released", "--json", file)
+    assert "withheld: labels" in out
+    rows = json.loads(file.read_text())
+    assert [row["evaluations"] for row in rows] == [row["same_trace"] for row in rows]
+
+
+def test_every_example_is_short() -> None:
+    for example in (ROOT / "examples").glob("*.py"):
+        assert len(example.read_text().splitlines()) < 40, example.name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_example_runs(example: Path) -> None:
+    assert "threat model" in run(example)
