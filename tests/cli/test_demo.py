@@ -20,9 +20,9 @@ def test_the_demo_writes_everything_and_prints_it(tmp_path: Path, capsys: pytest
     run_demo(TINY, tmp_path, processes=1)
     out = capsys.readouterr().out
     records = Store.open(tmp_path).records()
-    assert len(records) == 6
+    assert len(records) == 9
     assert {record.attack for record in records} == {"dlg", "idlg"}
-    assert len(list((tmp_path / "pictures").glob("*.png"))) == 6
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 9
     assert (tmp_path / "report.html").stat().st_size > 20_000
     for words in ("given: batch size, client, defense; withheld: labels", "(grey)", "(random other)", "report.html"):
         assert words in out
@@ -41,7 +41,7 @@ def test_a_finished_demo_is_not_run_again(tmp_path: Path, capsys: pytest.Capture
     assert (tmp_path / "report.html").exists()
     printed = json.loads(captured.out)
     assert printed["images"] == 3
-    assert len(printed["trials"]) == 6
+    assert len(printed["trials"]) == 9
 
 
 def test_an_interrupted_demo_is_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,7 +51,7 @@ def test_an_interrupted_demo_is_resumed(tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "trials.jsonl").write_bytes(b"".join(lines[:4]) + lines[4][:50])
     capsys.readouterr()
     run_demo(TINY, tmp_path, processes=1)
-    assert "Resuming: 2 trials" in capsys.readouterr().err
+    assert "Resuming: 5 trials" in capsys.readouterr().err
     again = Store.open(tmp_path).records()
     assert [record.id for record in again] == [record.id for record in whole]
     assert [record.numbers("psnr") for record in again] == [record.numbers("psnr") for record in whole]

@@ -1,4 +1,4 @@
-"""The trials of `gradleak demo`: real faces and color photographs, attacked with DLG and iDLG in under a minute.
+"""The trials of `gradleak demo`: real faces and color photographs, attacked with DLG, iDLG and `auto`.
 
 The private images are drawn by the seed among all that the bundled data hold; none is picked by hand.
 """
@@ -10,7 +10,7 @@ from typing import cast
 
 import torch
 
-from gradleak.attacks import Attack, dlg, idlg
+from gradleak.attacks import Attack, auto, dlg, idlg
 from gradleak.audits.records import TrialRecord
 from gradleak.audits.trial import Trial, TrialImages, run_trial
 from gradleak.seeds import stage_generator
@@ -26,7 +26,7 @@ FACES_WITH_A_FACE = 100
 CROP_SIZE = 24
 """Pixels per side of a crop: one start of DLG mostly succeeds in 800 evaluations; at 32 pixels 1400 are too few."""
 
-_ATTACKS: tuple[Callable[..., Attack], ...] = (dlg, idlg)
+_PUBLISHED: tuple[Callable[..., Attack], ...] = (dlg, idlg)
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,12 @@ def _trials(dataset: Dataset, count: int, outer_steps: int, seed: int) -> list[T
         dataset.num_classes,
     )
     model = {"name": "lenet", "channels": channels, "input_size": size, "initialization": "uniform", "seed": seed}
+    attacks: list[tuple[Attack, dict[str, object]]] = [
+        (attack(outer_steps=outer_steps), {"name": attack.__name__, "outer_steps": outer_steps})
+        for attack in _PUBLISHED
+    ]
+    # Without a limit in seconds, so that the results do not depend on the machine.
+    attacks.append((auto(max_seconds=None, max_evaluations=2000), {"name": "auto", "max_evaluations": 2000}))
     return [
         Trial(
             task=task,
@@ -122,12 +128,12 @@ def _trials(dataset: Dataset, count: int, outer_steps: int, seed: int) -> list[T
             inputs=dataset.inputs[[example]],
             targets=dataset.targets[[example]],
             reference=dataset.inputs,
-            attack=attack(outer_steps=outer_steps),
-            attack_settings={"name": attack.__name__, "outer_steps": outer_steps},
+            attack=attack,
+            attack_settings=settings,
             seed=_trial_seed(seed, dataset.name, example),
         )
         for example in _drawn(dataset, count, seed)
-        for attack in _ATTACKS
+        for attack, settings in attacks
     ]
 
 

@@ -5,19 +5,16 @@ data uses the result of the one before it and nothing else but trained or consta
 """
 
 import copy
-import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from gradleak.attacks.closed_form.activations import Activation, ActivationKind
+from gradleak.attacks.closed_form.recording import Call, Recorder
 from gradleak.tasks import ImageSpace, ModelState, TabularSpace, Task
-
-ActivationKind = Literal["sigmoid", "tanh", "softplus", "leaky_relu", "elu", "relu"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,71 +54,6 @@ class Affine:
         if self.is_convolution:
             return nn.functional.conv2d(inputs, weight, bias, self.stride, self.padding, self.dilation)
         return nn.functional.linear(inputs, weight, bias)
-
-
-@dataclass(frozen=True)
-class Activation:
-    """An elementwise function; all but `relu` can be inverted.
-
-    Attributes:
-        kind: which function.
-        parameter: beta of softplus, slope of leaky_relu, alpha of elu; without meaning for the others.
-    """
-
-    kind: ActivationKind
-    parameter: float = 1.0
-
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """Values of any shape."""
-        functions: dict[ActivationKind, Callable[[Tensor], Tensor]] = {
-            "sigmoid": torch.sigmoid,
-            "tanh": torch.tanh,
-            "relu": torch.relu,
-            "softplus": lambda z: nn.functional.softplus(z, beta=self.parameter),
-            "leaky_relu": lambda z: nn.functional.leaky_relu(z, self.parameter),
-            "elu": lambda z: nn.functional.elu(z, self.parameter),
-        }
-        return functions[self.kind](inputs)
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Infimum and supremum of its values."""
-        ranges: dict[ActivationKind, tuple[float, float]] = {
-            "sigmoid": (0.0, 1.0),
-            "tanh": (-1.0, 1.0),
-            "relu": (0.0, math.inf),
-            "softplus": (0.0, math.inf),
-            "leaky_relu": (-math.inf, math.inf),
-            "elu": (-self.parameter, math.inf),
-        }
-        return ranges[self.kind]
-
-    def inverse(self, values: Tensor) -> Tensor:
-        """The input that gives `values`, which lie strictly inside the interval; of relu, the values themselves."""
-        if self.kind == "sigmoid":
-            return torch.logit(values)
-        if self.kind == "tanh":
-            return torch.atanh(values)
-        if self.kind == "softplus":
-            # log(exp(b y) - 1) / b, without overflow for large y.
-            return values + torch.log(-torch.expm1(-self.parameter * values)) / self.parameter
-        if self.kind == "elu":
-            return torch.where(values > 0, values, torch.log1p((values / self.parameter).clamp(min=-1)))
-        slope = self.parameter if self.kind == "leaky_relu" else 1.0
-        return torch.where(values > 0, values, values / slope)
-
-    def slope(self, values: Tensor) -> Tensor:
-        """The derivative at the input that gives `values`."""
-        if self.kind == "sigmoid":
-            return values * (1 - values)
-        if self.kind == "tanh":
-            return 1 - values.square()
-        if self.kind == "softplus":
-            return -torch.expm1(-self.parameter * values)
-        if self.kind == "elu":
-            return torch.where(values > 0, torch.ones_like(values), values + self.parameter)
-        low = self.parameter if self.kind == "leaky_relu" else 0.0
-        return torch.where(values > 0, torch.ones_like(values), torch.full_like(values, low))
 
 
 @dataclass(frozen=True)
@@ -210,7 +142,7 @@ def read_chain(task: Task, state: ModelState) -> Chain | str:
         return f"the inputs are neither images nor rows but {type(space).__name__}"
     values = {**state.parameters, **state.constants}
     zeros = torch.zeros((1, *space.variable_shape), dtype=task.dtype, device=task.device)
-    recorder = _Recorder()
+    recorder = Recorder()
     with torch.no_grad(), recorder:
         outputs = functional_call(copy.deepcopy(task.model).eval(), values, (zeros,))
     try:
@@ -219,7 +151,7 @@ def read_chain(task: Task, state: ModelState) -> Chain | str:
         return str(reason)
     mean, std = torch.zeros(()).double(), torch.ones(()).double()
     if isinstance(space, ImageSpace):
-        mean, std = (torch.tensor(values).double().view(-1, 1, 1) for values in (space.mean, space.std))
+        mean, std = (torch.tensor(numbers, dtype=torch.float64).view(-1, 1, 1) for numbers in (space.mean, space.std))
     return Chain(layers, _shapes(layers, zeros), mean, std)
 
 
@@ -230,35 +162,6 @@ def _shapes(layers: tuple[Layer, ...], inputs: Tensor) -> tuple[tuple[int, ...],
         shapes.append(tuple(inputs.shape[1:]))
         inputs = layer(inputs)
     return tuple(shapes)
-
-
-@dataclass(frozen=True, eq=False)
-class _Call:
-    """One recorded tensor operation."""
-
-    operation: str
-    arguments: tuple[object, ...]
-    result: object
-
-
-class _Recorder(TorchDispatchMode):
-    """Writes down every tensor operation that runs while it is active."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[_Call] = []
-
-    def __torch_dispatch__(
-        self,
-        func: Callable[..., object],
-        types: Sequence[type],
-        args: tuple[object, ...] = (),
-        kwargs: dict[str, object] | None = None,
-    ) -> object:
-        del types
-        result = func(*args, **(kwargs or {}))
-        self.calls.append(_Call(str(func).split(".")[1].rstrip("_"), (*args, *(kwargs or {}).values()), result))
-        return result
 
 
 _SIMPLE: dict[str, ActivationKind] = {"sigmoid": "sigmoid", "tanh": "tanh", "relu": "relu"}
@@ -280,7 +183,7 @@ class _Reader:
         self.transposed: dict[int, Tensor] = {}
         self.layers: list[Layer] = []
 
-    def read(self, start: Tensor, calls: list[_Call], outputs: Tensor) -> tuple[Layer, ...]:
+    def read(self, start: Tensor, calls: list[Call], outputs: Tensor) -> tuple[Layer, ...]:
         """The layers that lead from `start` to `outputs`."""
         current, seen = start, {id(start)}
         for call in calls:
@@ -301,13 +204,13 @@ class _Reader:
             raise NotAChain("its outputs are not the result of the last operation on the data")
         return tuple(self.layers)
 
-    def _note_weight(self, call: _Call) -> None:
+    def _note_weight(self, call: Call) -> None:
         """Remember transposed weights, which linear layers use."""
         turned = call.operation in {"t", "transpose", "permute"} and isinstance(call.result, Tensor)
         if turned and isinstance(call.arguments[0], Tensor) and call.arguments[0].dim() == 2:
             self.transposed[id(call.result)] = call.arguments[0]
 
-    def _layer(self, call: _Call, data: Tensor, result: Tensor) -> Layer | None:
+    def _layer(self, call: Call, data: Tensor, result: Tensor) -> Layer | None:
         """The layer that one operation on the data is, or None if it changes nothing."""
         operation, arguments = call.operation, call.arguments
         if operation in _UNCHANGED:

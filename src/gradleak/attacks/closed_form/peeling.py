@@ -22,7 +22,10 @@ _MOST_STEPS = 2000
 _SOLVE_SHARE = 1e-2
 # A unit counts as active when its value exceeds this many standard deviations of its estimate.
 _ACTIVE_SIGMAS = 20.0
-_RANK_TOLERANCE = 1e-9
+# And this share of the mean: no solve ends closer.
+_ACTIVE_SHARE = 1e-7
+# Singular values below this share of the largest do not count: what they determine drowns in rounding.
+_RANK_TOLERANCE = 1e-5
 # Largest matrix whose rank is worth computing when inactive units leave equations out.
 _LARGEST_RANK_PROBLEM = 1600
 
@@ -112,7 +115,10 @@ def peel(chain: Chain, gradient: Mapping[str, Tensor], front: Front, *, precisio
         counts.append(count)
         if obstacle:
             return Peeled(front, tuple(counts), obstacle)
-        front = _through(affine, position, outputs, gradient[affine.name].double(), precision)
+        deeper = _through(affine, position, outputs, gradient[affine.name].double(), precision)
+        if deeper is None:
+            return Peeled(front, tuple(counts), f"the equations of {affine.name} are too ill-conditioned to be solved")
+        front = deeper
     return Peeled(front, tuple(counts))
 
 
@@ -144,7 +150,8 @@ def _outputs(affine: Affine, activation: Activation | None, front: Front) -> _Ou
     low, high = activation.interval
     # Rounding may put a saturated value on or past the limit of its range, where it has no inverse.
     inside = values if activation.kind == "relu" else values.clamp(low + 0.1 * front.std, high - 0.1 * front.std)
-    active = values > _ACTIVE_SIGMAS * front.std if activation.kind == "relu" else torch.ones_like(values).bool()
+    threshold = max(_ACTIVE_SIGMAS * front.std, _ACTIVE_SHARE * float(values.square().mean().sqrt()))
+    active = values > threshold if activation.kind == "relu" else torch.ones_like(values).bool()
     slope = activation.slope(inside) * active
     return _Outputs(
         activation.inverse(inside) - bias, cotangents * slope, (slope / front.std).square() * active, relative_std
@@ -210,8 +217,8 @@ def _rank(affine: Affine, outputs: _Outputs) -> int:
     return of_gradient + int((values > _RANK_TOLERANCE * values.max()).sum())
 
 
-def _through(affine: Affine, position: int, outputs: _Outputs, gradient: Tensor, precision: float) -> Front:
-    """Solve for the inputs of a layer with a weight, and carry the cotangents through it."""
+def _through(affine: Affine, position: int, outputs: _Outputs, gradient: Tensor, precision: float) -> Front | None:
+    """Solve for the inputs of a layer with a weight, and carry the cotangents through it; None without convergence."""
     rounding = float(gradient.square().mean().sqrt()) * math.hypot(precision, outputs.relative_std)
     if not affine.is_convolution:
         # Row by row of dW: sum_n k_n x_n = dW, with as many equations as the layer has outputs.
@@ -229,5 +236,8 @@ def _through(affine: Affine, position: int, outputs: _Outputs, gradient: Tensor,
         energy=_SOLVE_SHARE * right_side.numel(),
         max_steps=_MOST_STEPS,
     )
+    # Saturated smooth units make the solve slow and the result rough; missing ones can leave it without meaning.
+    if solution.steps == _MOST_STEPS and not bool((outputs.precision > 0).all()):
+        return None
     cotangents = equations.adjoint_windows(affine.weight.flatten(1).T @ outputs.cotangents.flatten(2))
     return Front(position, solution.x, cotangents, variance**0.5)
