@@ -23,7 +23,7 @@ from gradleak.zoo.data import load
 from gradleak.zoo.models import lenet
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the transcription lives with the tests
-from tests.reference.released_dlg import released_dlg_loop
+from gradleak.bench.released_dlg import released_dlg_loop
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     ),
     "audits.report": frozenset({"errors", "audits.store"}),  # reports read the store and nothing else
 }
-MAY_IMPORT_EVERYTHING = frozenset({"audits.store", "audits", "adapters", "cli", "__main__", PUBLIC_NAMES})
+MAY_IMPORT_EVERYTHING = frozenset({"audits.store", "audits", "adapters", "bench", "cli", "__main__", PUBLIC_NAMES})
 
 # ---- reading the imports -----------------------------------------------------------------------------------------
 

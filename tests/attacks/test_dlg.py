@@ -11,7 +11,7 @@ from gradleak.seeds import stage_generator
 from gradleak.zoo.data import load
 from gradleak.zoo.models import lenet
 from tests.problems import images, labels, small_lenet
-from tests.reference.released_dlg import released_dlg_loop
+from gradleak.bench.released_dlg import released_dlg_loop
 
 
 def photograph(seed: int) -> tuple[torch.Tensor, torch.Tensor]:

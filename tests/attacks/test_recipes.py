@@ -25,7 +25,7 @@ from gradleak.attacks.priors import (
 from gradleak.optim import LBFGS, Adam, WarmCosine, tenfold_drops
 from gradleak.seeds import stage_generator
 from tests.problems import images, labels, normed_net, small_lenet
-from tests.reference.inverting_gradients import released_inverting_gradients_loop
+from gradleak.bench.released_inverting_gradients import released_inverting_gradients_loop
 
 RECIPES = [gl.attacks.cpl, gl.attacks.inverting_gradients, gl.attacks.sapag, gl.attacks.gradinversion]
 

@@ -8,6 +8,7 @@ import sys
 import typer
 
 from gradleak.cli.attack import attack
+from gradleak.cli.bench import bench
 from gradleak.cli.check import check
 from gradleak.cli.demo import demo
 from gradleak.cli.listing import listing
@@ -26,6 +27,7 @@ app.command()(attack)
 app.command()(check)
 app.command("list")(listing)
 app.command()(report)
+app.command()(bench)
 
 
 def main() -> None:

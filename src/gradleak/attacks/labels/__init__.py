@@ -3,6 +3,7 @@
 Every rule works on the gradient's sign, so a weight delta and a gradient give the same answer.
 """
 
+from gradleak.attacks.labels.batch_size import BatchSize, NoBatchSize, recover_batch_size
 from gradleak.attacks.labels.counts import LabelCounts, NoCounts, recover_counts
 from gradleak.attacks.labels.inputs import head_residuals, targets_of
 from gradleak.attacks.labels.loss_form import LossForm, find_loss_form
@@ -20,8 +21,10 @@ from gradleak.attacks.labels.rules import (
 from gradleak.attacks.labels.single import bias_sign, row_sum_sign
 
 __all__ = [
+    "BatchSize",
     "LabelCounts",
     "LossForm",
+    "NoBatchSize",
     "NoCounts",
     "bias_corrected",
     "bias_sign",
@@ -33,6 +36,7 @@ __all__ = [
     "llg",
     "llg_white_box",
     "present_by_bias_sign",
+    "recover_batch_size",
     "recover_counts",
     "round_counts",
     "row_minimum",

@@ -16,7 +16,17 @@ def released_inverting_gradients_loop(
     signed: bool,
     run: int,
 ) -> tuple[Tensor, list[float]]:
-    """The first `run` of `iterations` iterations, pixel units, box [0, 1].
+    """The first `run` of `iterations` optimizer steps, pixel units, box [0, 1].
+
+    Args:
+        model: the public model.
+        observed: the shared gradient, in parameter order.
+        targets: class indices `[N]`, as the published attack is given them.
+        start: first images `[N, C, H, W]`.
+        iterations: length of the schedule.
+        total_variation: weight of the total variation.
+        signed: whether Adam gets the sign of the gradient.
+        run: how many steps to make.
 
     Returns:
         The images after them, and the objective before each.

@@ -1,5 +1,7 @@
 """The released DLG loop, line by line in spirit: plain autograd, `torch.optim.LBFGS`, one batch, no extras."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -11,8 +13,17 @@ def released_dlg_loop(
     dummy_logits: Tensor,
     *,
     outer_steps: int,
+    watch: Callable[[int, Tensor], bool] | None = None,
 ) -> tuple[Tensor, Tensor, list[float]]:
     """Run the published loop from a given start.
+
+    Args:
+        model: the public model.
+        observed: the shared gradient, in parameter order.
+        dummy_inputs: start `[N, ...]`.
+        dummy_logits: start of the target logits `[N, C]`.
+        outer_steps: calls of the optimizer.
+        watch: called after each of them with the evaluations so far and the present inputs; true ends the loop.
 
     Returns:
         Final inputs, final logits, and the objective at every evaluation.
@@ -38,4 +49,6 @@ def released_dlg_loop(
 
     for _ in range(outer_steps):
         optimizer.step(closure)  # pyright: ignore[reportArgumentType]  # the stub wants a float, the code a tensor
+        if watch is not None and watch(len(values), dummy_inputs.detach()):
+            break
     return dummy_inputs.detach(), dummy_logits.detach(), values

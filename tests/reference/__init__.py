@@ -1,1 +1,0 @@
-"""Slow, plain transcriptions of published algorithms, against which the package is tested."""
