@@ -6,13 +6,14 @@ gradleak demo --out gradleak-demo && python docs/images/demo.py gradleak-demo do
 import sys
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from gradleak.audits.store import Store
 
 
 def main(folder: str, target: str) -> None:
+    """One column for each private image, one row for each attack."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     store = Store.open(Path(folder), create=False)
     records = store.records()
     attacks = list(dict.fromkeys(record.attack for record in records))

@@ -6,12 +6,12 @@ import torch
 import gradleak as gl
 from gradleak.attacks.labels import bias_sign, row_sum_sign
 from gradleak.attacks.objectives import squared_distance
+from gradleak.bench.released_dlg import released_dlg_loop
 from gradleak.optim import LBFGS
 from gradleak.seeds import stage_generator
 from gradleak.zoo.data import load
 from gradleak.zoo.models import lenet
 from tests.problems import images, labels, small_lenet
-from gradleak.bench.released_dlg import released_dlg_loop
 
 
 def photograph(seed: int) -> tuple[torch.Tensor, torch.Tensor]:

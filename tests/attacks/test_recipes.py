@@ -22,10 +22,10 @@ from gradleak.attacks.priors import (
     task_loss,
     total_variation,
 )
+from gradleak.bench.released_inverting_gradients import released_inverting_gradients_loop
 from gradleak.optim import LBFGS, Adam, WarmCosine, tenfold_drops
 from gradleak.seeds import stage_generator
 from tests.problems import images, labels, normed_net, small_lenet
-from gradleak.bench.released_inverting_gradients import released_inverting_gradients_loop
 
 RECIPES = [gl.attacks.cpl, gl.attacks.inverting_gradients, gl.attacks.sapag, gl.attacks.gradinversion]
 

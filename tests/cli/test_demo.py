@@ -21,7 +21,7 @@ def test_the_demo_writes_everything_and_prints_it(tmp_path: Path, capsys: pytest
     out = capsys.readouterr().out
     records = Store.open(tmp_path).records()
     assert len(records) == 9
-    assert {record.attack for record in records} == {"dlg", "idlg"}
+    assert {record.attack for record in records} == {"dlg", "idlg", "auto"}
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 9
     assert (tmp_path / "report.html").stat().st_size > 20_000
     for words in ("given: batch size, client, defense; withheld: labels", "(grey)", "(random other)", "report.html"):

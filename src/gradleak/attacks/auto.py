@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gradleak.attacks.closed_form import CLOSED_FORMS
+from gradleak.attacks.labels.batch_size import NoBatchSize, recover_batch_size
 from gradleak.attacks.mismatch import mismatch
 from gradleak.attacks.precision import in_precision
 from gradleak.attacks.protocol import Attack, Progress, not_applicable
@@ -57,6 +58,12 @@ class Auto:
         if observation.update.is_empty:
             return not_applicable(self.name, observation, "no evidence: every entry of the update is zero")
         trace: list[str] = []
+        if observation.batch_size is None:
+            size = recover_batch_size(observation)
+            if isinstance(size, NoBatchSize):
+                return not_applicable(self.name, observation, f"the batch size is withheld: {size.reason}")
+            trace.append(f"batch size {size.size} from the rank of {size.layer}{'' if size.certain else ', uncertain'}")
+            observation = replace(observation, batch_size=size.size)
         best: Reconstruction | None = None
         best_mismatch = float("inf")
         used = 0

@@ -15,18 +15,27 @@ SPACE = gl.ImageSpace((3, 8, 8), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25))
 
 
 class Functional(nn.Module):
-    """Written with functions, a transposed weight and an in-place activation."""
+    """Written with functions, an in-place activation and a weight that is no layer's."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False)
         self.second = nn.Conv2d(4, 5, 3, padding="same", dilation=2)
-        self.weight = nn.Parameter(torch.randn(20, 10, generator=torch.Generator().manual_seed(0)))
+        self.weight = nn.Parameter(torch.randn(10, 20, generator=torch.Generator().manual_seed(0)))
 
     def forward(self, pixels: Tensor) -> Tensor:
         values = functional.leaky_relu(self.first(pixels), 0.2)
         values = functional.elu(functional.avg_pool2d(self.second(values), 2), inplace=True)
-        return values.reshape(len(values), -1) @ self.weight
+        return values.reshape(len(values), -1) @ self.weight.T
+
+
+class Untransposed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(192, 10))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return pixels.flatten(1) @ self.weight
 
 
 class Branch(nn.Module):
@@ -67,10 +76,6 @@ def test_chain_computes_what_the_model_computes(model: nn.Module) -> None:
 
 
 def test_layers_are_found_by_what_they_compute() -> None:
-    model = nn.Sequential(Functional(), nn.Identity(), nn.Dropout(0.5))
-    chain = chain_of(model)
-    assert chain == "mm is not a linear layer with a weight of the model"
-    model[0].weight = nn.Parameter(model[0].weight.detach())
     named = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False), nn.Flatten(), nn.Linear(64, 10))
     found = chain_of(named)
     assert isinstance(found, Chain)
@@ -80,6 +85,17 @@ def test_layers_are_found_by_what_they_compute() -> None:
     assert (first.name, first.bias_name, first.stride, first.padding) == ("0.weight", None, (2, 2), (1, 1))
     assert (last.name, last.bias_name, last.is_convolution) == ("2.weight", "2.bias", False)
     assert found.shapes == ((3, 8, 8), (4, 4, 4), (64,))
+
+
+def test_functions_count_like_modules() -> None:
+    model = Functional()
+    found = chain_of(nn.Sequential(model, nn.Identity(), nn.Dropout(0.5)))
+    assert isinstance(found, Chain)
+    kinds = [layer.kind if isinstance(layer, Activation) else type(layer).__name__ for layer in found.layers]
+    assert kinds == ["Affine", "leaky_relu", "Affine", "AveragePool", "elu", "Reshape", "Affine"]
+    batch = images(2, (3, 8, 8))
+    expected = model((batch - found.mean) / found.std)
+    torch.testing.assert_close(found(batch), expected.detach(), rtol=1e-12, atol=1e-12)
 
 
 def test_frozen_layers_are_no_layers_of_an_update() -> None:
@@ -92,6 +108,7 @@ def test_frozen_layers_are_no_layers_of_an_update() -> None:
     ("model", "reason"),
     [
         (Branch(), "a branch: add"),
+        (Untransposed(), "mm is not a linear layer"),
         (resnet20(), "native_batch_norm"),
         (TinyTransformer(), "clone|permute|transpose|native|layer_norm"),
         (convnet(10, input_size=8, width=2), "max_pool2d"),
@@ -101,7 +118,18 @@ def test_frozen_layers_are_no_layers_of_an_update() -> None:
         (nn.Sequential(nn.Flatten(), nn.Linear(192, 10), nn.LeakyReLU(-0.1)), "cannot be inverted"),
         (nn.Sequential(nn.Flatten(), nn.Linear(192, 10), nn.SELU()), "scaled elu"),
     ],
-    ids=["branch", "resnet", "transformer", "max-pool", "groups", "gelu", "padded-pool", "negative", "selu"],
+    ids=[
+        "branch",
+        "untransposed",
+        "resnet",
+        "transformer",
+        "max-pool",
+        "groups",
+        "gelu",
+        "padded-pool",
+        "negative",
+        "selu",
+    ],
 )
 def test_says_why_a_model_is_no_chain(model: nn.Module, reason: str) -> None:
     space = gl.ImageSpace((3, 16, 16)) if isinstance(model, TinyTransformer) else SPACE
@@ -131,7 +159,8 @@ def test_inverse_and_slope(activation: Activation) -> None:
     points = torch.linspace(-4, 4, 41, dtype=torch.float64) + 0.01
     values = activation(points)
     torch.testing.assert_close(activation.inverse(values), points, rtol=1e-9, atol=1e-9)
-    slopes = torch.func.vmap(torch.func.grad(lambda z: activation(z)))(points)
+    point = points.clone().requires_grad_()
+    (slopes,) = torch.autograd.grad(activation(point).sum(), point)
     torch.testing.assert_close(activation.slope(values), slopes, rtol=1e-9, atol=1e-12)
     low, high = activation.interval
     assert low < float(values.min()) < float(values.max()) < high

@@ -7,8 +7,8 @@ from gradleak.attacks.closed_form.linear_layer import (
     input_from_row,
     input_of_single_example,
     linear_layer,
-    singular_values_above_rounding,
 )
+from gradleak.linalg import singular_values_above_rounding
 from gradleak.seeds import stage_generator
 from gradleak.zoo.models import lenet, mlp
 from gradleak.zoo.models.building import seeded

@@ -112,7 +112,7 @@ def test_photographs_in_a_batch_are_recognizable() -> None:
     attack = softmax_separation()
     result = attack(observation)
     scores = gl.score(result, truth).to_dict()
-    assert min(float(value) for value in scores["psnr"]) > 30
+    assert all(isinstance(value, float) and value > 30 for value in scores["psnr"])
     assert all(scores["target_correct"])
     assert "conv3.weight: 384 unknowns" in result.message
     again = attack(observation)

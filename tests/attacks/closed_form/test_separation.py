@@ -1,5 +1,7 @@
 """Separation of a batch at a softmax head: exact features, the certificate, and its limits."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -77,7 +79,7 @@ def test_wrong_labels_are_not_certified() -> None:
     features, weight, bias = random_head(4, 10)
     right, _ = problem_of(features, weight, bias, torch.tensor([0, 2, 4, 6]))
     wrong = torch.nn.functional.one_hot(torch.tensor([0, 2, 4, 7]), 10).double()
-    found = separate(HeadProblem(**{**vars(right), "targets": wrong}))
+    found = separate(replace(right, targets=wrong))
     assert not found.certified
     assert found.starts == 8
 
@@ -87,8 +89,8 @@ def test_certificate_holds_the_rounding_it_is_given() -> None:
     problem, _ = problem_of(features, weight, bias, torch.tensor([1, 2, 3]), precision=1e-5)
     noise = torch.randn(problem.weight_gradient.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     rms = problem.weight_gradient.square().mean().sqrt()
-    mild = HeadProblem(**{**vars(problem), "weight_gradient": problem.weight_gradient + 1e-5 * rms * noise})
-    strong = HeadProblem(**{**vars(problem), "weight_gradient": problem.weight_gradient + 1e-1 * rms * noise})
+    mild = replace(problem, weight_gradient=problem.weight_gradient + 1e-5 * rms * noise)
+    strong = replace(problem, weight_gradient=problem.weight_gradient + 1e-1 * rms * noise)
     assert separate(mild).certified
     assert not separate(strong).certified
 
@@ -100,9 +102,7 @@ def test_std_predicts_the_error() -> None:
     # Ten times the precision is what the equations allow for.
     sigma = 1e-5 * problem.weight_gradient.square().mean().sqrt()
     noise = torch.randn(problem.weight_gradient.shape, generator=generator, dtype=torch.float64)
-    found: Separation = separate(
-        HeadProblem(**{**vars(problem), "weight_gradient": problem.weight_gradient + sigma * noise})
-    )
+    found: Separation = separate(replace(problem, weight_gradient=problem.weight_gradient + sigma * noise))
     distance = torch.cdist(found.features, features)
     error = distance.min(dim=1).values / features.shape[1] ** 0.5
     assert 0.1 < float(error.max() / found.std.max()) < 10
@@ -111,6 +111,6 @@ def test_std_predicts_the_error() -> None:
 def test_too_many_examples_are_refused() -> None:
     features, weight, bias = random_head(4, 10)
     problem, _ = problem_of(features, weight, bias, torch.arange(4))
-    narrow = HeadProblem(**{**vars(problem), "weight_gradient": problem.weight_gradient[:, :3]})
+    narrow = replace(problem, weight_gradient=problem.weight_gradient[:, :3])
     with pytest.raises(ValueError, match="4 examples do not fit"):
         separate(narrow)

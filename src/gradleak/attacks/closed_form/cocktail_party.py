@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from gradleak.attacks.closed_form.answers import answer
-from gradleak.attacks.closed_form.linear_layer import Entry, find_entry, singular_values_above_rounding
+from gradleak.attacks.closed_form.linear_layer import Entry, find_entry
 from gradleak.attacks.closed_form.relu_algebra import factorize
 from gradleak.attacks.labels import targets_of
 from gradleak.attacks.protocol import Progress, not_applicable
+from gradleak.linalg import singular_values_above_rounding
 from gradleak.reconstructions import Reconstruction
 from gradleak.seeds import stage_generator
 from gradleak.tasks import ImageSpace

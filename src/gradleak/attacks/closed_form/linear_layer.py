@@ -11,12 +11,10 @@ from torch import Tensor, nn
 from gradleak.attacks.closed_form.answers import answer
 from gradleak.attacks.labels import targets_of
 from gradleak.attacks.protocol import Progress, not_applicable
+from gradleak.linalg import singular_values_above_rounding
 from gradleak.reconstructions import Reconstruction
 from gradleak.tasks import ModelState, Task
 from gradleak.threat import Observation
-
-# Safety over the spectral norm of independent rounding errors, for sums that were themselves rounded.
-_ROUNDING_SAFETY = 16.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,25 +108,6 @@ def _affine_map(probes: Tensor, received: Tensor) -> tuple[Tensor, Tensor, Tenso
         0, (probes[2] * size).round().long(), torch.arange(size, device=spaced.device)
     )
     return place[spaced], scale, offset
-
-
-def singular_values_above_rounding(matrix: Tensor) -> int:
-    """Numerical rank: how many singular values exceed what rounding of the matrix's entries can make.
-
-    Args:
-        matrix: `[m, n]` in the precision in which it was shared.
-
-    Returns:
-        The rank; for a linear layer's gradient at least the number of examples that it was made from, unless that
-        is larger than m or n or examples left no trace.
-    """
-    values = torch.linalg.svdvals(matrix.double())
-    rows, columns = matrix.shape
-    rms = float(matrix.double().square().mean().sqrt())
-    floor = _ROUNDING_SAFETY * torch.finfo(matrix.dtype).eps * rms * (rows**0.5 + columns**0.5)
-    # The decomposition itself, in float64, is no more exact than this share of the largest value.
-    floor = max(floor, 4 * _ROUNDING_SAFETY * torch.finfo(torch.float64).eps * float(values[0]))
-    return int((values > floor).sum())
 
 
 def input_of_single_example(weight_gradient: Tensor, bias_gradient: Tensor) -> Tensor:

@@ -143,10 +143,10 @@ def _places(model: StoppedModel, layer: str) -> list[Place | None]:
     with torch.enable_grad():
         tokens = model.tokens_at(layer, model.random("places"), leaves)
     cotangent = _cotangent(tokens)
-    pulled = torch.autograd.grad(tokens, list(leaves.values()), cotangent, allow_unused=True)
+    pulled = torch.autograd.grad(tokens, list(leaves.values()), cotangent, materialize_grads=True)
     places: list[Place | None] = [None] * len(tokens)
     for name, back in zip(leaves, pulled, strict=True):
-        if back is None or back.numel() % tokens.shape[1]:
+        if back.numel() % tokens.shape[1]:
             continue
         # A parameter that is added to tokens, and does nothing else to them, gets back what was sent to them.
         for transposed in (False, True):

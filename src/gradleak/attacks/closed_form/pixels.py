@@ -9,14 +9,16 @@ between the candidates; it starts strong on small images and falls.
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor
+from torch.autograd.functional import vjp
 from torch.nn.functional import adaptive_avg_pool2d, fold, interpolate, unfold
 
 from gradleak.attacks.closed_form.layers import Activation, Affine, Chain, Reshape
 from gradleak.attacks.closed_form.peeling import Front
-from gradleak.optim import Budget, WolfeLBFGS, minimize, value_and_gradient
+from gradleak.optim import Budget, Energy, WolfeLBFGS, minimize, value_and_gradient
 
 # Opponent colors: brightness, red against blue, green against both.
 _OPPONENT = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
@@ -146,7 +148,7 @@ def below_front(chain: Chain, front: Front, variable: Tensor) -> tuple[Tensor, d
             if index:
                 cotangents = _carried(layer, cotangents)
         else:
-            (cotangents,) = torch.autograd.functional.vjp(layer, values[index], cotangents, create_graph=True)[1:]
+            cotangents = cast(Tensor, vjp(layer, values[index], cotangents, create_graph=True)[1])
     return values[-1], gradients
 
 
@@ -187,21 +189,29 @@ def search_pixels(
         size = (max(1, round(full[0] * share)), max(1, round(full[1] * share)))
         small = images if share == 1.0 else adaptive_avg_pool2d(images, size)
 
-        def energy(point: Tensor, shape: torch.Size = small.shape, weight: float = weight) -> Tensor:
-            candidate = _enlarged(point.view(shape), full)
-            return _SCALE * (objective(candidate) + weight * total_variation(candidate, plan.chroma))
-
         minimum = minimize(
-            value_and_gradient(energy),
+            value_and_gradient(_energy(objective, small.shape, full, weight, plan.chroma)),
             small.reshape(1, -1),
             optimizer=WolfeLBFGS(steps=steps),
             budget=Budget(evaluations=evaluations, seconds=seconds),
-            box=bounds,
+            box=(torch.full_like(small.flatten(), bounds[0]), torch.full_like(small.flatten(), bounds[1])),
         )
         used += minimum.evaluations
         images = _enlarged(minimum.points[0].view(small.shape), full)
     with torch.no_grad():
         return PixelResult(images, float(objective(images)), used)
+
+
+def _energy(
+    objective: PeeledObjective, shape: torch.Size, full: tuple[int, int], weight: float, chroma: float
+) -> Energy:
+    """Objective and prior of small images `[N, C, h, w]`, given flat."""
+
+    def energy(point: Tensor) -> Tensor:
+        candidate = _enlarged(point.view(shape), full)
+        return _SCALE * (objective(candidate) + weight * total_variation(candidate, chroma))
+
+    return energy
 
 
 def total_variation(images: Tensor, chroma: float) -> Tensor:

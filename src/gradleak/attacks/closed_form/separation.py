@@ -23,6 +23,8 @@ _CERTIFIED = 30.0
 _LARGEST_DENSE = 20
 _MOST_STEPS = 150
 _JITTER = 0.3
+# Real inputs spread this many times as much as typical ones may.
+_TYPICAL_FACTOR = 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +39,8 @@ class HeadProblem:
         targets: what the loss pulls each example towards, `[N, C]`.
         scales: factor of each example's residual in the gradient, `[N]`: 1/N for a mean over the batch.
         precision: relative rounding of the update's entries.
+        typical: features of typical inputs `[M, D]`, whose mean and spread decide what the equations leave open, as it
+            happens among examples of one class; None for no such prior.
     """
 
     weight_gradient: Tensor
@@ -46,6 +50,7 @@ class HeadProblem:
     targets: Tensor
     scales: Tensor
     precision: float
+    typical: Tensor | None = None
 
     def residuals(self, features: Tensor) -> Tensor:
         """Derivative of the loss with respect to the logits, `[N, C]`."""
@@ -127,6 +132,11 @@ class _Equations:
         self.sigma_weight = rounding * float(problem.weight_gradient.square().mean().sqrt())
         self.sigma_bias = rounding * float(problem.bias_gradient.square().mean().sqrt())
         self.count = problem.targets.shape[1] * (count + 1)
+        self.center, self.prior = torch.zeros(count).double(), torch.zeros(count).double()
+        if problem.typical is not None:
+            coordinates = problem.typical @ self.basis.T
+            self.center = coordinates.mean(dim=0)
+            self.prior = (_TYPICAL_FACTOR * coordinates.std(dim=0)).clamp(min=1e-300) ** -2
 
     def start(self, jitter: Tensor) -> Tensor:
         """K for residuals in which every example has the mean softmax, with its logarithm jittered."""
@@ -175,13 +185,13 @@ class _Equations:
     def solve(self, mixture: Tensor) -> tuple[Tensor, float]:
         """Levenberg-Marquardt with Marquardt's scaling; returns K and the sum of squared misfits."""
         probabilities, weight, bias = self.evaluate(mixture)
-        cost = float(weight.square().sum() + bias.square().sum())
+        cost = self.cost(mixture, weight, bias)
         damping = 1e-2
         for _ in range(_MOST_STEPS):
             step = self._step(mixture, probabilities, weight, bias, damping)
             trial = mixture - step
             found = self.evaluate(trial)
-            trial_cost = float(found[1].square().sum() + found[2].square().sum())
+            trial_cost = self.cost(trial, found[1], found[2])
             if not trial_cost < cost:
                 damping *= 4.0
                 if damping > 1e8:
@@ -192,7 +202,12 @@ class _Equations:
             damping = max(damping / 5.0, 1e-14)
             if gain < 1e-3 and cost < _CERTIFIED * self.count or gain < 1e-7:
                 break
-        return mixture, cost
+        return mixture, float(weight.square().sum() + bias.square().sum())
+
+    def cost(self, mixture: Tensor, weight: Tensor, bias: Tensor) -> float:
+        """Sum of squared misfits, and how far K is from typical."""
+        prior = (mixture - self.center).square() * self.prior
+        return float(weight.square().sum() + bias.square().sum() + prior.sum())
 
     def _step(self, mixture: Tensor, probabilities: Tensor, weight: Tensor, bias: Tensor, damping: float) -> Tensor:
         """The damped Gauss-Newton step."""
@@ -202,15 +217,19 @@ class _Equations:
             normal = matrix.T @ matrix
             misfits = torch.cat([weight.reshape(-1), bias])
             diagonal = normal.diagonal()
+            diagonal.add_(self.prior.repeat(count))
             diagonal.add_(damping * (diagonal + 1e-14 * diagonal.max()))
             factor, failed = torch.linalg.cholesky_ex(normal)
             if int(failed):
                 return torch.zeros_like(mixture)
-            return torch.cholesky_solve((matrix.T @ misfits)[:, None], factor).view(count, count)
-        slope = self.gradient(mixture, probabilities, weight / self.sigma_weight, bias / self.sigma_bias)
+            pull = ((mixture - self.center) * self.prior).reshape(-1)
+            return torch.cholesky_solve((matrix.T @ misfits + pull)[:, None], factor).view(count, count)
+        slope = (mixture - self.center) * self.prior + self.gradient(
+            mixture, probabilities, weight / self.sigma_weight, bias / self.sigma_bias
+        )
         diagonal = self._diagonal(mixture, probabilities)
         return conjugate_gradients(
-            lambda step: self.product(mixture, probabilities, step) + damping * diagonal * step,
+            lambda step: self.product(mixture, probabilities, step) + (damping * diagonal + self.prior) * step,
             slope,
             torch.zeros_like(slope),
             preconditioner=lambda rest: rest / diagonal,
@@ -236,7 +255,7 @@ class _Equations:
         else:
             matrix = self.jacobian(mixture, probabilities)
             normal = matrix.T @ matrix
-            normal.diagonal().add_(1e-14 * normal.diagonal().max())
+            normal.diagonal().add_(self.prior.repeat(len(mixture)) + 1e-14 * normal.diagonal().max())
             variance = torch.linalg.inv(normal).diagonal().clamp(min=0).view(mixture.shape)
         return (variance.sum(dim=1) / self.basis.shape[1]).sqrt()
 

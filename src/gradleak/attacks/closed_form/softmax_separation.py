@@ -12,13 +12,17 @@ from gradleak.attacks.closed_form.peeling import Front, Peeled, peel
 from gradleak.attacks.closed_form.pixels import PixelSearch, below_front, peeled_objective, search_pixels
 from gradleak.attacks.closed_form.separation import HeadProblem, Separation, separate
 from gradleak.attacks.labels.counts import NoCounts, recover_counts
+from gradleak.attacks.labels.dummies import dummy_variables
 from gradleak.attacks.labels.loss_form import LossForm, find_loss_form
 from gradleak.attacks.protocol import Progress, not_applicable
 from gradleak.reconstructions import Reconstruction
-from gradleak.tasks import ImageSpace
+from gradleak.tasks import ImageSpace, Task
 from gradleak.threat import Observation
 
 _MOST_EXCHANGES = 40
+_TYPICAL_INPUTS = 256
+# Features whose error exceeds this share of their spread do not determine what lies below them.
+_ROUGH = 3e-3
 
 
 @dataclass(frozen=True)
@@ -48,17 +52,10 @@ class SoftmaxSeparation:
             return not_applicable(self.name, observation, prepared)
         chain, head, form, labels = prepared
         with torch.no_grad():
-            labels, separation = _separate(observation, head, form, labels, self.starts, seed)
+            labels, separation = _separate(observation, chain, head, form, labels, self.starts, seed)
             gradient = {name: tensor.double() for name, tensor in observation.update.tensors.items()}
             precision = _precision(observation)
-            std = max(float(separation.std.max()), precision * float(separation.features.square().mean().sqrt()))
-            cotangents = separation.residuals @ head.weight
-            peeled = peel(
-                chain,
-                gradient,
-                Front(len(chain.layers) - 1, separation.features, cotangents, std),
-                precision=precision,
-            )
+            peeled = _peel(chain, head, separation, gradient, precision)
         message = _certificate(separation) + "".join(f"; {count}" for count in peeled.counts)
         if peeled.front.index == 0:
             variable = chain.denormalize(peeled.front.values)
@@ -122,17 +119,27 @@ def _precision(observation: Observation) -> float:
     return max(torch.finfo(tensor.dtype).eps / 2 for tensor in observation.update.tensors.values())
 
 
+def _typical(task: Task, chain: Chain) -> Tensor:
+    """Features of random inputs, `[M, D]`."""
+    values = chain.normalize(dummy_variables(task.space, _TYPICAL_INPUTS).double())
+    for layer in chain.layers[:-1]:
+        values = layer(values)
+    return values
+
+
 def _separate(
-    observation: Observation, head: Affine, form: LossForm, labels: Tensor, starts: int, seed: int
+    observation: Observation, chain: Chain, head: Affine, form: LossForm, labels: Tensor, starts: int, seed: int
 ) -> tuple[Tensor, Separation]:
     """Separate with the recovered labels, and if that is not certified with single labels exchanged."""
     update = observation.update.tensors
     weight, bias = update[head.name].double(), update[head.bias_name or ""].double()
 
+    typical = _typical(observation.task, chain)
+
     def attempt(candidate: Tensor) -> Separation:
         scales = form.weights[candidate] / (len(candidate) if form.averaged else 1)
         problem = HeadProblem(
-            weight, bias, head.weight, head.bias, form.targets[candidate], scales, _precision(observation)
+            weight, bias, head.weight, head.bias, form.targets[candidate], scales, _precision(observation), typical
         )
         return separate(problem, starts=starts, seed=seed)
 
@@ -161,6 +168,18 @@ def _exchanges(labels: Tensor, bias_gradient: Tensor, most: int) -> list[Tensor]
                 seen[key] = float(bias_gradient[label] - bias_gradient[labels[place]])
     ordered = sorted(seen, key=lambda key: seen[key])[:most]
     return [torch.tensor(key) for key in ordered]
+
+
+def _peel(chain: Chain, head: Affine, separation: Separation, gradient: dict[str, Tensor], precision: float) -> Peeled:
+    """Peel below the separated features, unless they are too rough for it."""
+    features = separation.features
+    rounding = precision * float(features.square().mean().sqrt())
+    std = max(float(separation.std.max()), rounding)
+    front = Front(len(chain.layers) - 1, features, separation.residuals @ head.weight, std)
+    rough = len(features) > 1 and std > max(_ROUGH * float(features.std(dim=0).mean()), 10 * rounding)
+    if rough or not separation.certified:
+        return Peeled(front, (), "the features are too rough to peel below them")
+    return peel(chain, gradient, front, precision=precision)
 
 
 def _certificate(separation: Separation) -> str:

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from gradleak.attacks.closed_form.answers import answer
-from gradleak.attacks.closed_form.linear_layer import singular_values_above_rounding
 from gradleak.attacks.closed_form.relu_algebra import Factors, factorize, mixing_by_algebra
 from gradleak.attacks.closed_form.relu_chain import ReluChain, find_relu_chain
 from gradleak.attacks.closed_form.relu_sampling import mixing_by_sampling
 from gradleak.attacks.labels import head_residuals, targets_of
 from gradleak.attacks.protocol import Progress, not_applicable
+from gradleak.linalg import singular_values_above_rounding
 from gradleak.reconstructions import Reconstruction
 from gradleak.seeds import stage_generator
 from gradleak.threat import Observation
