@@ -17,7 +17,7 @@ help:
 	@echo 'make demo    attack a few examples end to end and write a report (needs Python 3.11 or newer, nothing else)'
 	@echo 'make test    run every test, in WORKERS=$(WORKERS) processes'
 	@echo 'make lint    check format, style and types'
-	@echo 'make bench   time the reconstruction loop against the reference loop'
+	@echo 'make bench   the package's attacks beside the published loops, in one run'
 	@echo 'make docs    build the documentation into site/'
 	@echo 'make clean   remove the virtual environment and everything built'
 	@echo ''
@@ -61,7 +61,7 @@ lint: $(VENV)/.dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/.run
-	$(BIN)/python benchmarks/dlg.py
+	$(BIN)/gradleak bench --attacks auto,dlg,released-dlg,released-ig
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict
