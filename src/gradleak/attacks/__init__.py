@@ -1,7 +1,15 @@
 """Attacks: from an observation to a reconstruction. They never see the truth."""
 
 from gradleak.attacks.auto import auto
-from gradleak.attacks.closed_form import CLOSED_FORMS, april, cocktail_party, layer_recursion, linear_layer, spear
+from gradleak.attacks.closed_form import (
+    CLOSED_FORMS,
+    april,
+    cocktail_party,
+    layer_recursion,
+    linear_layer,
+    position_gradient,
+    spear,
+)
 from gradleak.attacks.protocol import Attack, Progress
 from gradleak.attacks.recipes import cpl, dlg, gradinversion, idlg, inverting_gradients, sapag
 from gradleak.attacks.relu import relu_inversion
@@ -35,6 +43,7 @@ __all__ = [
     "inverting_gradients",
     "layer_recursion",
     "linear_layer",
+    "position_gradient",
     "relu_inversion",
     "sapag",
     "spear",

@@ -8,7 +8,7 @@ the gradients of the layers are simple functions of the layers' inputs.
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -29,6 +29,8 @@ from gradleak.threat import Observation
 
 # A layer's input counts as found when this share of its equations' squared norm is unexplained.
 _FOUND = 1e-9
+# Up to this many unknowns one dense Jacobian takes less than a second; it resolves saturated layers best.
+_DENSE = 1000
 # Far below what float32 updates determine.
 _EXPLAINED = 1e-16
 
@@ -60,15 +62,17 @@ class Descent:
     """Settings of `descend`.
 
     Args:
-        layer_evaluations: of the search for one layer's input.
+        feature_evaluations: of the search for the classifier's input.
+        layer_products: Jacobian products of the least squares for one layer's input.
         image_evaluations: of the search for the image.
-        products: Jacobian products of the least squares that follow each search.
+        products: Jacobian products of the least squares that follow these two searches.
         spectrum: exponent of the weighted frequencies in which images are searched.
     """
 
-    layer_evaluations: int = 400
+    feature_evaluations: int = 400
+    layer_products: int = 40000
     image_evaluations: int = 2500
-    products: int = 8000
+    products: int = 16000
     spectrum: float = 0.7
 
 
@@ -116,8 +120,14 @@ def descend(
     point, _, moments = _search(residual, first, settings.image_evaluations, settings.products, purse)
     variable = layout.unpack(expand(point))[0]
     objective = mismatch(observation, variable, targets)
-    return _merged(observation, reconstruction, variable, objective, (purse.used, time.perf_counter() - began),
-                   [(m.evaluations, layout.unpack(expand(m.points[0]))[0]) for m in moments])
+    return _merged(
+        observation,
+        reconstruction,
+        variable,
+        objective,
+        (purse.used, time.perf_counter() - began),
+        [(m.evaluations, layout.unpack(expand(m.points[0]))[0]) for m in moments],
+    )
 
 
 def _features(
@@ -140,7 +150,7 @@ def _features(
         return torch.cat([(parts[name] - observed[name]).flatten() for name in names]) / size
 
     start = torch.zeros(head.input_shape, dtype=targets.dtype, device=targets.device)
-    features, value, _ = _search(residual, start, settings.layer_evaluations, settings.products, purse)
+    features, value, _ = _search(residual, start, settings.feature_evaluations, settings.products, purse)
     if value > _FOUND:
         return None
     cotangents = derivative(head(features[None])) @ head.weight
@@ -155,13 +165,17 @@ def _lower(observation: Observation, chain: Chain, front: Front, settings: Desce
         layer = chain.layers[index]
         if index == 0 or not isinstance(layer, Affine) or math.prod(layer.input_shape) > math.prod(layer.output_shape):
             return front
-        section = Chain(chain.layers[index : front.index], chain.shapes[index : front.index],
-                        torch.zeros_like(chain.mean), torch.ones_like(chain.std))
+        section = Chain(
+            chain.layers[index : front.index],
+            chain.shapes[index : front.index],
+            torch.zeros_like(chain.mean),
+            torch.ones_like(chain.std),
+        )
         upper = replace(front, index=len(section.layers))
         shape = (1, *layer.input_shape)
         residual = _residual(section, upper, observation.update.tensors, lambda point, shape=shape: point.view(shape))
         start = torch.zeros(math.prod(shape), dtype=front.values.dtype, device=front.values.device)
-        point, value, _ = _search(residual, start, settings.layer_evaluations, settings.products, purse)
+        point, value = _least_squares(residual, start, settings.layer_products, purse)
         if value > _FOUND:
             return front
         values = point.view(shape)
@@ -169,9 +183,7 @@ def _lower(observation: Observation, chain: Chain, front: Front, settings: Desce
     return front
 
 
-def _residual(
-    chain: Chain, front: Front, observed: Mapping[str, Tensor], variable: Coordinates
-) -> Residual:
+def _residual(chain: Chain, front: Front, observed: Mapping[str, Tensor], variable: Coordinates) -> Residual:
     """Misfit of the layers below a front: of its values, and of each layer's gradient, relative to their norms."""
     layers = [layer for layer in chain.layers[: front.index] if isinstance(layer, Affine)]
     groups = [[n for n in (layer.name, layer.bias_name) if n is not None and n in observed] for layer in layers]
@@ -195,11 +207,6 @@ def _search(
     if purse.empty:
         return start, math.inf, ()
     before = purse.used
-    if len(start) <= 1000 and purse.used > 0:
-        limits = Limits(products=purse.allowed(40000), seconds=purse.seconds(0.5), target=_EXPLAINED)
-        refined = LevenbergMarquardt(dense_below=1000, steps=60).minimize(residual, start, limits)
-        purse.used += refined.evaluations + refined.products
-        return refined.point, refined.value, ()
     ended = minimize(
         value_and_gradient(lambda point: residual(point).square().sum()),
         start[None],
@@ -211,10 +218,18 @@ def _search(
     moments = tuple(replace(moment, evaluations=before + moment.evaluations) for moment in ended.moments)
     if purse.empty:
         return ended.points[0], float(ended.values[0]), moments
+    point, value = _least_squares(residual, ended.points[0], products, purse)
+    return point, value, moments
+
+
+def _least_squares(residual: Residual, start: Tensor, products: int, purse: _Purse) -> tuple[Tensor, float]:
+    """Levenberg-Marquardt within half of the seconds left; returns the point and its sum of squares."""
     limits = Limits(products=purse.allowed(products), seconds=purse.seconds(0.5), target=_EXPLAINED)
-    refined = LevenbergMarquardt(dense_below=0, steps=100, inner_products=300).minimize(residual, ended.points[0], limits)
-    purse.used += refined.evaluations + refined.products
-    return refined.point, refined.value, moments
+    # A dense Jacobian cannot be interrupted, and costs one product for each unknown.
+    solver = LevenbergMarquardt(dense_below=min(_DENSE, purse.allowed(_DENSE)), steps=100, inner_products=300)
+    ended = solver.minimize(residual, start, limits)
+    purse.used += ended.evaluations + ended.products
+    return ended.point, ended.value
 
 
 def _merged(

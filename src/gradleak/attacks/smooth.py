@@ -4,6 +4,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
+
+from gradleak.attacks.descent import descend
 from gradleak.attacks.inversion import Inversion
 from gradleak.attacks.objectives import normalized_squared_distance
 from gradleak.attacks.polish import polish
@@ -15,6 +18,8 @@ from gradleak.threat import Observation
 
 # A run that leaves more than this share of the update's squared norm unexplained is stuck, not unfinished.
 _STUCK = 1e-4
+# One example whose update is matched less well may gain decibels from a search layer by layer.
+_ROUGH = 1e-10
 # Matched far below float32 rounding of the update's entries: nothing more to learn.
 _EXPLAINED = 1e-15
 
@@ -23,13 +28,15 @@ _EXPLAINED = 1e-15
 class Staged:
     """L-BFGS from grey in weighted frequencies, from other starts while stuck, and Gauss-Newton for the last digits.
 
-    The label of a single example comes from the sign of the classifier's bias, those of a batch are optimized with
+    A single example that the first round does not settle is searched from the classifier down before other starts are
+    tried: networks that saturate, as wide tanh networks do, give in to nothing else. The label of a single example comes from the sign of the classifier's bias, those of a batch are optimized with
     the images. All in float64, which costs nothing on small models, and unlike float32 resolves a flat gradient map.
 
     Args:
         name: the attack's name in tables.
         round_evaluations: largest number of evaluations of one round.
         restarts: rounds, each from another start, until one is not stuck; the best by objective is kept.
+        layerwise: search single examples from the classifier down, see `descent.descend`.
         polishing: finish by Levenberg-Marquardt.
         spectrum: exponent of the weighted frequencies.
         max_evaluations: over all rounds and Jacobian products.
@@ -40,6 +47,7 @@ class Staged:
     name: str = "staged"
     round_evaluations: int = 1500
     restarts: int = 4
+    layerwise: bool = True
     polishing: bool = True
     spectrum: float = 0.7
     max_evaluations: int | None = None
@@ -52,6 +60,7 @@ class Staged:
         best = self._round(observation, 0, self.max_evaluations, self.max_seconds)(
             observation, seed=seed, progress=progress
         )
+        best = self._descended(observation, best, began)
         used = best.evaluations
         for number in range(1, self.restarts):
             left, seconds = self._evaluations_left(used), self._seconds_left(began)
@@ -72,6 +81,15 @@ class Staged:
             spectrum=self.spectrum,
             limits=Limits(products=left, seconds=seconds, target=_EXPLAINED),
         )
+
+    def _descended(self, observation: Observation, best: Reconstruction, began: float) -> Reconstruction:
+        """The search from the classifier down, from grey if the first round is stuck and else from where it ended."""
+        left, seconds = self._evaluations_left(best.evaluations), self._seconds_left(began)
+        unsettled = best.status not in {"not_applicable", "nonfinite"} and best.objective > _ROUGH
+        if not self.layerwise or not unsettled or left == 0 or seconds == 0:
+            return best
+        start = best.variable if best.objective <= _STUCK else torch.full_like(best.variable, 0.5)
+        return descend(observation, best, start, max_evaluations=left, max_seconds=seconds)
 
     def _round(self, observation: Observation, number: int, left: int | None, seconds: float | None) -> Inversion:
         """One round's inversion; the first begins at grey, or close to it where examples must be told apart."""
@@ -107,6 +125,7 @@ def staged(
     *,
     restarts: int = 4,
     round_evaluations: int = 1500,
+    layerwise: bool = True,
     polishing: bool = True,
     max_evaluations: int | None = None,
     max_seconds: float | None = None,
@@ -117,6 +136,7 @@ def staged(
     Args:
         restarts: rounds, each from another start, until one is not stuck.
         round_evaluations: largest number of evaluations of one round.
+        layerwise: search single examples from the classifier down where the first round does not settle them.
         polishing: finish by Levenberg-Marquardt.
         max_evaluations: over all rounds and Jacobian products.
         max_seconds: wall time.
@@ -128,6 +148,7 @@ def staged(
     return Staged(
         restarts=restarts,
         round_evaluations=round_evaluations,
+        layerwise=layerwise,
         polishing=polishing,
         max_evaluations=max_evaluations,
         max_seconds=max_seconds,

@@ -114,3 +114,18 @@ def test_too_many_examples_are_refused() -> None:
     narrow = replace(problem, weight_gradient=problem.weight_gradient[:, :3])
     with pytest.raises(ValueError, match="4 examples do not fit"):
         separate(narrow)
+
+
+def test_what_the_equations_leave_open_stays_typical() -> None:
+    features, weight, bias = random_head(6, 10, seed=4)
+    near = features.mean(dim=0) + 1e-3 * (features - features.mean(dim=0))
+    problem, _ = problem_of(near, weight, bias, torch.tensor([1, 1, 1, 5, 5, 7]), precision=1e-6)
+    noise = torch.randn(problem.weight_gradient.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    rounded = replace(
+        problem, weight_gradient=problem.weight_gradient + 1e-6 * problem.weight_gradient.square().mean().sqrt() * noise
+    )
+    free, tied = separate(rounded), separate(replace(rounded, typical=near))
+    assert free.certified
+    assert tied.certified
+    assert float((tied.features - near).abs().max()) < 0.1 * float((free.features - near).abs().max())
+    assert float(tied.std.max()) < 0.1 * float(free.std.max())

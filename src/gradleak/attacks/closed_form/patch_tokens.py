@@ -144,16 +144,32 @@ def _places(model: StoppedModel, layer: str) -> list[Place | None]:
         tokens = model.tokens_at(layer, model.random("places"), leaves)
     cotangent = _cotangent(tokens)
     pulled = torch.autograd.grad(tokens, list(leaves.values()), cotangent, materialize_grads=True)
-    places: list[Place | None] = [None] * len(tokens)
-    for name, back in zip(leaves, pulled, strict=True):
-        if back.numel() % tokens.shape[1]:
+    return places_of(cotangent, dict(zip(leaves, pulled, strict=True)))
+
+
+def places_of(sent: Tensor, gradient: Mapping[str, Tensor]) -> list[Place | None]:
+    """Find where something is added to tokens, and does nothing else: it gets back exactly what was sent to them.
+
+    Args:
+        sent: the derivative of any scalar by the tokens, `[T, d]`, float64.
+        gradient: its derivative by parameters and buffers; of several that fit the first is taken.
+
+    Returns:
+        For each token the place of what is added to it, or None.
+    """
+    width = sent.shape[1]
+    tolerance = _EXACT * sent.abs().amax(dim=1)
+    places: list[Place | None] = [None] * len(sent)
+    for name, back in gradient.items():
+        if back.numel() % width:
             continue
-        # A parameter that is added to tokens, and does nothing else to them, gets back what was sent to them.
         for transposed in (False, True):
-            rows = _token_rows(back, tokens.shape[1], transposed)
-            for index, sent in enumerate(cotangent):
-                same = (rows - sent).abs().amax(dim=1) < _EXACT
-                if places[index] is None and bool(same.any()):
+            rows = _token_rows(back, width, transposed)
+            for index, row in enumerate(sent):
+                if places[index] is not None:
+                    continue
+                same = (rows - row).abs().amax(dim=1) <= tolerance[index]
+                if bool(same.any()):
                     places[index] = Place(name, transposed, int(same.int().argmax()), len(rows))
     return places
 

@@ -20,6 +20,7 @@ from gradleak.tasks import ImageSpace, Task
 from gradleak.threat import Observation
 
 _MOST_EXCHANGES = 40
+_EXCHANGE_STARTS = 2
 _TYPICAL_INPUTS = 256
 # Features whose error exceeds this share of their spread do not determine what lies below them.
 _ROUGH = 3e-3
@@ -136,18 +137,18 @@ def _separate(
 
     typical = _typical(observation.task, chain)
 
-    def attempt(candidate: Tensor) -> Separation:
+    def attempt(candidate: Tensor, starts: int) -> Separation:
         scales = form.weights[candidate] / (len(candidate) if form.averaged else 1)
         problem = HeadProblem(
             weight, bias, head.weight, head.bias, form.targets[candidate], scales, _precision(observation), typical
         )
         return separate(problem, starts=starts, seed=seed)
 
-    best_labels, best = labels, attempt(labels)
+    best_labels, best = labels, attempt(labels, starts)
     if best.certified or observation.targets is not None:
         return best_labels, best
     for candidate in _exchanges(labels, bias, _MOST_EXCHANGES):
-        found = attempt(candidate)
+        found = attempt(candidate, _EXCHANGE_STARTS)
         if found.misfit < best.misfit:
             best_labels, best = candidate, found
         if best.certified:
