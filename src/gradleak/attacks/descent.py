@@ -72,7 +72,7 @@ class Descent:
     feature_evaluations: int = 400
     layer_products: int = 40000
     image_evaluations: int = 2500
-    products: int = 16000
+    products: int = 20000
     spectrum: float = 0.7
 
 
@@ -175,7 +175,7 @@ def _lower(observation: Observation, chain: Chain, front: Front, settings: Desce
         shape = (1, *layer.input_shape)
         residual = _residual(section, upper, observation.update.tensors, lambda point, shape=shape: point.view(shape))
         start = torch.zeros(math.prod(shape), dtype=front.values.dtype, device=front.values.device)
-        point, value = _least_squares(residual, start, settings.layer_products, purse)
+        point, value = _least_squares(residual, start, settings.layer_products, purse, 0.4)
         if value > _FOUND:
             return front
         values = point.view(shape)
@@ -222,9 +222,11 @@ def _search(
     return point, value, moments
 
 
-def _least_squares(residual: Residual, start: Tensor, products: int, purse: _Purse) -> tuple[Tensor, float]:
-    """Levenberg-Marquardt within half of the seconds left; returns the point and its sum of squares."""
-    limits = Limits(products=purse.allowed(products), seconds=purse.seconds(0.5), target=_EXPLAINED)
+def _least_squares(
+    residual: Residual, start: Tensor, products: int, purse: _Purse, share: float = 1.0
+) -> tuple[Tensor, float]:
+    """Levenberg-Marquardt within a share of the seconds left; returns the point and its sum of squares."""
+    limits = Limits(products=purse.allowed(products), seconds=purse.seconds(share), target=_EXPLAINED)
     # A dense Jacobian cannot be interrupted, and costs one product for each unknown.
     solver = LevenbergMarquardt(dense_below=min(_DENSE, purse.allowed(_DENSE)), steps=100, inner_products=300)
     ended = solver.minimize(residual, start, limits)

@@ -29,8 +29,9 @@ class Staged:
     """L-BFGS from grey in weighted frequencies, from other starts while stuck, and Gauss-Newton for the last digits.
 
     A single example that the first round does not settle is searched from the classifier down before other starts are
-    tried: networks that saturate, as wide tanh networks do, give in to nothing else. The label of a single example comes from the sign of the classifier's bias, those of a batch are optimized with
-    the images. All in float64, which costs nothing on small models, and unlike float32 resolves a flat gradient map.
+    tried: networks that saturate, as wide tanh networks do, give in to nothing else. The label of a single example
+    comes from the sign of the classifier's bias, those of a batch are optimized with the images. All in float64, which
+    costs nothing on small models, and unlike float32 resolves a flat gradient map.
 
     Args:
         name: the attack's name in tables.
@@ -60,7 +61,10 @@ class Staged:
         best = self._round(observation, 0, self.max_evaluations, self.max_seconds)(
             observation, seed=seed, progress=progress
         )
+        rough = best.objective
         best = self._descended(observation, best, began)
+        # The least squares below the deepest known layer see more than those of the whole network, which come last.
+        polishing = self.polishing and not _STUCK >= best.objective < rough
         used = best.evaluations
         for number in range(1, self.restarts):
             left, seconds = self._evaluations_left(used), self._seconds_left(began)
@@ -72,7 +76,7 @@ class Staged:
             best = found if found.objective < best.objective else best
         best = replace(best, evaluations=used, seconds=time.perf_counter() - began)
         left, seconds = self._evaluations_left(used), self._seconds_left(began)
-        if not self.polishing or left == 0 or seconds == 0 or best.status in {"nonfinite", "not_applicable"}:
+        if not polishing or left == 0 or seconds == 0 or best.status in {"nonfinite", "not_applicable"}:
             return best
         return polish(
             observation,
