@@ -1,9 +1,13 @@
 """The attack for smooth networks: photographs come back from both initializations, and budgets hold."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import nn
 
 import gradleak as gl
+from gradleak.attacks.descent import Descent, descend
 from gradleak.attacks.layout import Layout
 from gradleak.attacks.polish import polish, update_residual
 from gradleak.attacks.smooth import staged
@@ -88,3 +92,47 @@ def test_not_applicable_is_passed_on() -> None:
     result = staged()(observation)
     assert (result.status, result.evaluations) == ("not_applicable", 0)
     assert polish(observation, result) is result
+
+
+def saturated() -> tuple[gl.Observation, gl.Truth]:
+    """A wide tanh network, whose units are mostly saturated."""
+    inputs, targets = load("photographs").resized(16).sample(1, seed=1)
+    return gl.capture(small_lenet(activation=nn.Tanh, initialization="uniform"), inputs.double(), targets)
+
+
+@pytest.mark.slow
+def test_a_saturated_network_gives_in_from_the_classifier_down() -> None:
+    observation, truth = saturated()
+    # The same evaluations on the whole network stay stuck.
+    stuck = staged(restarts=1, layerwise=False, polishing=False, max_evaluations=300)(observation)
+    assert stuck.objective > 1e-3
+    assert psnr(stuck, truth) < 30
+    result = descend(
+        observation, stuck, torch.full((1, 3, 16, 16), 0.5), settings=Descent(image_evaluations=1000, products=1)
+    )
+    assert psnr(result, truth) > 50
+    assert result.objective < 1e-6
+    assert result.objective == min(result.history.objective)
+
+
+def test_descent_leaves_batches_and_other_networks_alone() -> None:
+    observation, _ = gl.capture(small_lenet(), images(2), labels(2))
+    rough = staged(restarts=1, polishing=False, max_evaluations=5)(observation)
+    assert descend(observation, rough, rough.variable) is rough
+
+
+@pytest.mark.parametrize("limit", [1, 50, 700])
+def test_descent_keeps_its_evaluation_budget(limit: int) -> None:
+    observation, _ = saturated()
+    rough = staged(restarts=1, layerwise=False, polishing=False, max_evaluations=5)(observation)
+    result = descend(observation, rough, rough.variable, max_evaluations=limit)
+    assert 5 < result.evaluations <= 5 + limit + 8
+    assert result.objective <= rough.objective
+
+
+def test_descent_without_the_classifiers_gradient_does_not_apply() -> None:
+    observation, _ = saturated()
+    rough = staged(restarts=1, layerwise=False, polishing=False, max_evaluations=5)(observation)
+    kept = {name: tensor for name, tensor in observation.update.tensors.items() if not name.startswith("linear")}
+    partial = replace(observation, update=gl.Update(kept, observation.update.kind))
+    assert descend(partial, rough, rough.variable).variable is rough.variable

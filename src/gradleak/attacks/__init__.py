@@ -8,6 +8,7 @@ from gradleak.attacks.closed_form import (
     layer_recursion,
     linear_layer,
     position_gradient,
+    softmax_separation,
     spear,
 )
 from gradleak.attacks.protocol import Attack, Progress
@@ -46,6 +47,7 @@ __all__ = [
     "position_gradient",
     "relu_inversion",
     "sapag",
+    "softmax_separation",
     "spear",
     "staged",
 ]

@@ -20,8 +20,8 @@ from gradleak.attacks.closed_form.pixels import below_front
 from gradleak.attacks.layout import Layout
 from gradleak.attacks.mismatch import REPRODUCED, mismatch
 from gradleak.attacks.precision import in_precision
+from gradleak.attacks.purse import Purse, least_squares, search
 from gradleak.attacks.spectrum import weighted_frequencies
-from gradleak.optim import Budget, LevenbergMarquardt, Limits, Moment, WolfeLBFGS, minimize, value_and_gradient
 from gradleak.optim.gauss_newton import Residual
 from gradleak.optim.stages import Coordinates, unchanged
 from gradleak.reconstructions import History, Reconstruction, Snapshot
@@ -29,32 +29,6 @@ from gradleak.threat import Observation
 
 # A layer's input counts as found when this share of its equations' squared norm is unexplained.
 _FOUND = 1e-9
-# Up to this many unknowns one dense Jacobian takes less than a second; it resolves saturated layers best.
-_DENSE = 1000
-# Far below what float32 updates determine.
-_EXPLAINED = 1e-16
-
-
-@dataclass
-class _Purse:
-    """What is left of the budget, and what was spent."""
-
-    evaluations: int | None
-    ends: float
-    used: int = 0
-
-    def allowed(self, wanted: int) -> int:
-        """Evaluations that may be spent now, at most `wanted`."""
-        return wanted if self.evaluations is None else max(0, min(wanted, self.evaluations - self.used))
-
-    def seconds(self, share: float = 1.0) -> float | None:
-        """Seconds that may be spent now."""
-        return None if math.isinf(self.ends) else max(0.0, share * (self.ends - time.perf_counter()))
-
-    @property
-    def empty(self) -> bool:
-        """Whether nothing is left."""
-        return self.allowed(1) == 0 or self.seconds() == 0
 
 
 @dataclass(frozen=True)
@@ -65,7 +39,7 @@ class Descent:
         feature_evaluations: of the search for the classifier's input.
         layer_products: Jacobian products of the least squares for one layer's input.
         image_evaluations: of the search for the image.
-        products: Jacobian products of the least squares that follow these two searches.
+        products: Jacobian products of the least squares that follow the search for the image.
         spectrum: exponent of the weighted frequencies in which images are searched.
     """
 
@@ -105,11 +79,12 @@ def descend(
     chain = read_chain(observation.task, observation.state)
     if observation.batch_size != 1 or observation.update.kind != "gradient" or isinstance(chain, str):
         return reconstruction
-    purse = _Purse(max_evaluations, math.inf if max_seconds is None else began + max_seconds)
+    purse = Purse(max_evaluations, math.inf if max_seconds is None else began + max_seconds)
     targets = reconstruction.target_probabilities.double()
     front = _features(observation, chain, targets, settings, purse)
     if front is None:
-        return reconstruction
+        seconds = reconstruction.seconds + time.perf_counter() - began
+        return replace(reconstruction, evaluations=reconstruction.evaluations + purse.used, seconds=seconds)
     front = _lower(observation, chain, front, settings, purse)
     layout = Layout.of(observation, 1, targets)
     expand, restrict = unchanged, unchanged
@@ -117,7 +92,7 @@ def descend(
         expand, restrict = weighted_frequencies(layout, settings.spectrum)
     residual = _residual(chain, front, observation.update.tensors, lambda point: layout.unpack(expand(point))[0])
     first = restrict(layout.pack(start.double(), targets[:, :0]))
-    point, _, moments = _search(residual, first, settings.image_evaluations, settings.products, purse)
+    point, _, moments = search(residual, first, settings.image_evaluations, settings.products, purse)
     variable = layout.unpack(expand(point))[0]
     objective = mismatch(observation, variable, targets)
     return _merged(
@@ -130,19 +105,22 @@ def descend(
     )
 
 
-def _features(
-    observation: Observation, chain: Chain, targets: Tensor, settings: Descent, purse: _Purse
-) -> Front | None:
+def _features(observation: Observation, chain: Chain, targets: Tensor, settings: Descent, purse: Purse) -> Front | None:
     """Input of the classifier, and the derivative of the loss with respect to it."""
     head = chain.layers[-1]
     if not isinstance(head, Affine) or head.is_convolution or len(chain.layers) == 1:
         return None
     task, observed = observation.task, observation.update.tensors
-    names = [name for name in (head.name, head.bias_name) if name is not None]
+    names = [name for name in (head.name, head.bias_name) if name is not None and name in observed]
+    if head.name not in names or not bool(observed[head.name].any()):
+        return None
     size = torch.cat([observed[name].flatten() for name in names]).norm()
 
+    def loss(outputs: Tensor) -> Tensor:
+        return task.loss(outputs, targets)
+
     def derivative(outputs: Tensor) -> Tensor:
-        return torch.func.grad(lambda z: task.loss(z, targets))(outputs)
+        return torch.func.grad(loss)(outputs)
 
     def residual(features: Tensor) -> Tensor:
         slope = derivative(head(features[None]))
@@ -150,14 +128,14 @@ def _features(
         return torch.cat([(parts[name] - observed[name]).flatten() for name in names]) / size
 
     start = torch.zeros(head.input_shape, dtype=targets.dtype, device=targets.device)
-    features, value, _ = _search(residual, start, settings.feature_evaluations, settings.products, purse)
+    features, value, _ = search(residual, start, settings.feature_evaluations, 0, purse)
     if value > _FOUND:
         return None
     cotangents = derivative(head(features[None])) @ head.weight
     return Front(len(chain.layers) - 1, features[None], cotangents, 0.0)
 
 
-def _lower(observation: Observation, chain: Chain, front: Front, settings: Descent, purse: _Purse) -> Front:
+def _lower(observation: Observation, chain: Chain, front: Front, settings: Descent, purse: Purse) -> Front:
     """The front moved down through every layer with at least as many outputs as inputs, while the search succeeds."""
     while not purse.empty:
         below = [i for i, layer in enumerate(chain.layers[: front.index]) if isinstance(layer, Affine)]
@@ -175,7 +153,7 @@ def _lower(observation: Observation, chain: Chain, front: Front, settings: Desce
         shape = (1, *layer.input_shape)
         residual = _residual(section, upper, observation.update.tensors, lambda point, shape=shape: point.view(shape))
         start = torch.zeros(math.prod(shape), dtype=front.values.dtype, device=front.values.device)
-        point, value = _least_squares(residual, start, settings.layer_products, purse, 0.4)
+        point, value = least_squares(residual, start, settings.layer_products, purse, 0.4)
         if value > _FOUND:
             return front
         values = point.view(shape)
@@ -187,6 +165,7 @@ def _residual(chain: Chain, front: Front, observed: Mapping[str, Tensor], variab
     """Misfit of the layers below a front: of its values, and of each layer's gradient, relative to their norms."""
     layers = [layer for layer in chain.layers[: front.index] if isinstance(layer, Affine)]
     groups = [[n for n in (layer.name, layer.bias_name) if n is not None and n in observed] for layer in layers]
+    groups = [names for names in groups if any(bool(observed[name].any()) for name in names)]
     sizes = [torch.cat([observed[name].flatten() for name in names]).norm() for names in groups]
     scale = front.values.norm()
 
@@ -198,40 +177,6 @@ def _residual(chain: Chain, front: Front, observed: Mapping[str, Tensor], variab
         return torch.cat(parts)
 
     return residual
-
-
-def _search(
-    residual: Residual, start: Tensor, evaluations: int, products: int, purse: _Purse
-) -> tuple[Tensor, float, tuple[Moment, ...]]:
-    """L-BFGS, then Levenberg-Marquardt; returns the point, its sum of squares, and moments of the first."""
-    if purse.empty:
-        return start, math.inf, ()
-    before = purse.used
-    ended = minimize(
-        value_and_gradient(lambda point: residual(point).square().sum()),
-        start[None],
-        optimizer=WolfeLBFGS(),
-        budget=Budget(evaluations=purse.allowed(evaluations), seconds=purse.seconds(), target=_EXPLAINED),
-        moments=24,
-    )
-    purse.used += ended.evaluations
-    moments = tuple(replace(moment, evaluations=before + moment.evaluations) for moment in ended.moments)
-    if purse.empty:
-        return ended.points[0], float(ended.values[0]), moments
-    point, value = _least_squares(residual, ended.points[0], products, purse)
-    return point, value, moments
-
-
-def _least_squares(
-    residual: Residual, start: Tensor, products: int, purse: _Purse, share: float = 1.0
-) -> tuple[Tensor, float]:
-    """Levenberg-Marquardt within a share of the seconds left; returns the point and its sum of squares."""
-    limits = Limits(products=purse.allowed(products), seconds=purse.seconds(share), target=_EXPLAINED)
-    # A dense Jacobian cannot be interrupted, and costs one product for each unknown.
-    solver = LevenbergMarquardt(dense_below=min(_DENSE, purse.allowed(_DENSE)), steps=100, inner_products=300)
-    ended = solver.minimize(residual, start, limits)
-    purse.used += ended.evaluations + ended.products
-    return ended.point, ended.value
 
 
 def _merged(

@@ -127,5 +127,5 @@ def test_what_the_equations_leave_open_stays_typical() -> None:
     free, tied = separate(rounded), separate(replace(rounded, typical=near))
     assert free.certified
     assert tied.certified
-    assert float((tied.features - near).abs().max()) < 0.1 * float((free.features - near).abs().max())
+    assert float((tied.features - near).abs().max()) < 0.3 * float((free.features - near).abs().max())
     assert float(tied.std.max()) < 0.1 * float(free.std.max())

@@ -8,7 +8,7 @@ from gradleak.attacks.closed_form.recursion import layer_recursion
 from gradleak.attacks.closed_form.softmax_separation import softmax_separation
 from gradleak.attacks.closed_form.spear import spear
 
-CLOSED_FORMS = (linear_layer, layer_recursion, position_gradient, april, spear, cocktail_party)
+CLOSED_FORMS = (linear_layer, layer_recursion, position_gradient, april, spear, softmax_separation, cocktail_party)
 """In the order in which the portfolio tries them: exact ones before approximate ones."""
 
 __all__ = [

@@ -45,8 +45,8 @@ class PixelSearch:
 
     coarse: tuple[float, ...] = (0.25, 0.5)
     coarse_steps: int = 40
-    weights: tuple[float, ...] = (0.1, 0.03, 0.01, 0.003)
-    steps: int = 80
+    weights: tuple[float, ...] = (0.1, 0.01, 0.001, 0.0001)
+    steps: int = 400
     chroma: float = 3.0
 
 

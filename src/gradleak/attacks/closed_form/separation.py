@@ -228,11 +228,15 @@ class _Equations:
             mixture, probabilities, weight / self.sigma_weight, bias / self.sigma_bias
         )
         diagonal = self._diagonal(mixture, probabilities)
+
+        def damped(step: Tensor) -> Tensor:
+            return self.product(mixture, probabilities, step) + (damping * diagonal + self.prior) * step
+
         return conjugate_gradients(
-            lambda step: self.product(mixture, probabilities, step) + (damping * diagonal + self.prior) * step,
+            damped,
             slope,
             torch.zeros_like(slope),
-            preconditioner=lambda rest: rest / diagonal,
+            preconditioner=torch.reciprocal(diagonal).mul,
             relative_energy=1e-16,
             max_steps=600,
         ).x
