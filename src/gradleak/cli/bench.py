@@ -47,7 +47,7 @@ def bench(
                 soft_wrap=True,
             )
     if as_json:
-        print_json({"contest": asdict(contest), "data": data, "rows": [asdict(row) for row in rows]})
+        print_json({"contest": asdict(contest), "data": dataset.name, "rows": [asdict(row) for row in rows]})
     else:
         _print(contest, data, names, rows)
 

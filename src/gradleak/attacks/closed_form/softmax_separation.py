@@ -32,13 +32,16 @@ class SoftmaxSeparation:
 
     Args:
         schedule: of the search for pixels that the equations leave open.
+        rough_schedule: of the same where the features are too rough to peel below them; following rough equations
+            closely costs more than it gains.
         starts: how many starts the separation of a batch with repeated labels gets.
         max_seconds: wall time; None for no limit.
         max_evaluations: of the peeled objective; None for no limit.
         name: in tables.
     """
 
-    schedule: PixelSearch
+    schedule: PixelSearch = PixelSearch()
+    rough_schedule: PixelSearch = PixelSearch(weights=(0.1, 0.03, 0.01), steps=200)
     starts: int = 12
     max_seconds: float | None = None
     max_evaluations: int | None = None
@@ -71,7 +74,7 @@ class SoftmaxSeparation:
             objective,
             grey,
             space.bounds,
-            schedule=self.schedule,
+            schedule=self.schedule if peeled.counts else self.rough_schedule,
             max_seconds=None if self.max_seconds is None else self.max_seconds - spent,
             max_evaluations=self.max_evaluations,
         )
@@ -217,4 +220,4 @@ def softmax_separation(
     Returns:
         The attack.
     """
-    return SoftmaxSeparation(PixelSearch(), 12 * restarts, max_seconds, max_evaluations)
+    return SoftmaxSeparation(starts=12 * restarts, max_seconds=max_seconds, max_evaluations=max_evaluations)
