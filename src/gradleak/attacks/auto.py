@@ -83,8 +83,10 @@ class Auto:
             trace.append(f"{found.attack}: {found.message} ({found.seconds:.2g} s)")
             if best is None or error < best_mismatch:
                 best, best_mismatch = found, error
-            if is_closed_form or error <= _DONE:
-                reason = "algebra determines the answer" if is_closed_form else "the update is reproduced"
+            # Algebra takes the update at its word, so where it was defended, or may have been, the searches run too.
+            decisive = is_closed_form and observation.defenses == ()
+            if decisive or error <= _DONE:
+                reason = "algebra determines the answer" if decisive else "the update is reproduced"
                 trace.append(f"stopped: {reason}")
                 break
         seconds = time.perf_counter() - began

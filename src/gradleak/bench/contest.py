@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -225,7 +225,8 @@ def _released_inverting_gradients(iterations: int, observation: Observation, tru
         run=iterations,
     )
     seconds = time.perf_counter() - began
-    return _loop_row("released-ig", trial, truth, inputs, targets, len(values), seconds, [])
+    row = _loop_row("released-ig", trial, truth, inputs, targets, len(values), seconds, [])
+    return row if count == 1 else replace(row, labels_right=None, message="the labels of the batch were given")
 
 
 def _loop_row(

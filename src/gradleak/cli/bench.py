@@ -83,6 +83,8 @@ def _print(contest: Contest, data: str, names: Sequence[str], rows: Sequence[Row
         table.add_row(name, *_cells(own, slowest))
     console.print(table)
     console.print(f"threat model: {ThreatModel().describe()}; ratio: seconds of {names[-1]} over the attack's own")
+    if "released-ig" in names and contest.batch_size > 1:
+        console.print("released-ig alone is given the labels of its batches, as published")
 
 
 def _cells(rows: Sequence[Row], slowest: float) -> tuple[str, ...]:
