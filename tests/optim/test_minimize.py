@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradleak.optim import LBFGS, Box, Budget, Proposals, minimize, value_and_gradient
+from gradleak.optim import LBFGS, Adam, Box, Budget, Proposals, minimize, value_and_gradient
 from gradleak.seeds import stage_generator
 
 TARGET = torch.linspace(-1, 2, 6, dtype=torch.float64)
@@ -147,3 +147,15 @@ def test_gradients_equal_those_of_a_loop() -> None:
         (expected,) = torch.autograd.grad(single, leaf)
         torch.testing.assert_close(value, single.detach(), rtol=1e-14, atol=0)
         torch.testing.assert_close(gradient, expected, rtol=1e-14, atol=0)
+
+
+def test_a_run_that_misses_its_milestone_is_stuck_and_stops() -> None:
+    def energy(point: torch.Tensor) -> torch.Tensor:
+        return 1 + point.square().sum()
+
+    start = torch.ones(1, 3, dtype=torch.float64)
+    evaluate = value_and_gradient(energy)
+    stuck = minimize(evaluate, start, optimizer=Adam(steps=99, lr=1e-3), budget=Budget(milestone=(20, 0.5)))
+    assert (stuck.reason, stuck.evaluations) == ("stuck", 20)
+    reached = minimize(evaluate, start, optimizer=Adam(steps=99, lr=1e-3), budget=Budget(milestone=(20, 4.0)))
+    assert (reached.reason, reached.evaluations) == ("finished", 100)

@@ -8,13 +8,14 @@ the gradients of the layers are simple functions of the layers' inputs.
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from gradleak.attacks.closed_form.layers import Affine, Chain, read_chain
+from gradleak.attacks.closed_form.activations import Activation
+from gradleak.attacks.closed_form.layers import Affine, Chain, Reshape, read_chain
 from gradleak.attacks.closed_form.peeling import Front
 from gradleak.attacks.closed_form.pixels import below_front
 from gradleak.attacks.layout import Layout
@@ -141,7 +142,7 @@ def _lower(observation: Observation, chain: Chain, front: Front, settings: Desce
         below = [i for i, layer in enumerate(chain.layers[: front.index]) if isinstance(layer, Affine)]
         index = below[-1] if below else 0
         layer = chain.layers[index]
-        if index == 0 or not isinstance(layer, Affine) or math.prod(layer.input_shape) > math.prod(layer.output_shape):
+        if index == 0 or not isinstance(layer, Affine) or math.prod(layer.input_shape) > _equations(layer):
             return front
         section = Chain(
             chain.layers[index : front.index],
@@ -161,6 +162,22 @@ def _lower(observation: Observation, chain: Chain, front: Front, settings: Desce
     return front
 
 
+def _equations(layer: Affine) -> int:
+    """Equations on the inputs of a layer whose outputs and their cotangents are known."""
+    return math.prod(layer.output_shape) + layer.weight.numel()
+
+
+def _before_activation(chain: Chain, front: Front) -> tuple[Front, Callable[[Tensor], Tensor]]:
+    """The front moved below reshapes and the activation on top, whose cotangents no longer depend on candidates."""
+    while front.index and isinstance(chain.layers[front.index - 1], Reshape):
+        shape = (len(front.values), *chain.shapes[front.index - 1])
+        front = Front(front.index - 1, front.values.reshape(shape), front.cotangents.reshape(shape), front.std)
+    layer = chain.layers[front.index - 1] if front.index else None
+    if not isinstance(layer, Activation):
+        return front, unchanged
+    return Front(front.index - 1, front.values, front.cotangents * layer.slope(front.values), front.std), layer
+
+
 def _residual(chain: Chain, front: Front, observed: Mapping[str, Tensor], variable: Coordinates) -> Residual:
     """Misfit of the layers below a front: of its values, and of each layer's gradient, relative to their norms."""
     layers = [layer for layer in chain.layers[: front.index] if isinstance(layer, Affine)]
@@ -169,9 +186,11 @@ def _residual(chain: Chain, front: Front, observed: Mapping[str, Tensor], variab
     sizes = [torch.cat([observed[name].flatten() for name in names]).norm() for names in groups]
     scale = front.values.norm()
 
+    below, activation = _before_activation(chain, front)
+
     def residual(point: Tensor) -> Tensor:
-        values, gradients = below_front(chain, front, variable(point))
-        parts = [(values - front.values).flatten() / scale]
+        values, gradients = below_front(chain, below, variable(point))
+        parts = [(activation(values).flatten() - front.values.flatten()) / scale]
         for names, size in zip(groups, sizes, strict=True):
             parts += [(gradients[name] - observed[name]).flatten() / size for name in names]
         return torch.cat(parts)

@@ -57,6 +57,7 @@ class Inversion:
         max_evaluations: over all restarts together; None for no limit.
         max_seconds: wall time; None for no limit.
         stop_at: stop when the objective reaches this value; None to use up the optimizer's steps.
+        milestone: evaluations of a restart, and the objective that must be reached by then to go on; None for none.
         snapshots: how many best-so-far candidates to keep for pictures.
     """
 
@@ -76,6 +77,7 @@ class Inversion:
     max_evaluations: int | None = None
     max_seconds: float | None = None
     stop_at: float | None = None
+    milestone: tuple[int, float] | None = None
     snapshots: int = 24
 
     def __call__(self, observation: Observation, *, seed: int = 0, progress: Progress | None = None) -> Reconstruction:
@@ -103,6 +105,7 @@ class Inversion:
                 evaluations=None if self.max_evaluations is None else max(1, self.max_evaluations // self.restarts),
                 seconds=None if self.max_seconds is None else self.max_seconds - (time.perf_counter() - began),
                 target=self.stop_at,
+                milestone=self.milestone,
             ),
             box=layout.box(*bounds) if self.boxed and self.spectrum is None and bounds is not None else None,
             moments=self.snapshots,
@@ -199,8 +202,9 @@ class Inversion:
             return "nonfinite", "the search diverged; the best candidate before that is returned"
         if (self.stop_at is not None and objective <= self.stop_at) or relative <= REPRODUCED:
             return "converged", f"the update is reproduced to a relative squared error of {relative:.1e}"
-        ended = {"evaluations": "evaluations", "seconds": "seconds"}.get(minimum.reason, "steps")
-        return "budget", f"ended after its {ended} at a relative squared error of {relative:.1e}"
+        why = {"evaluations": "after its evaluations", "seconds": "after its seconds", "stuck": "early, being stuck,"}
+        ended = why.get(minimum.reason, "after its steps")
+        return "budget", f"ended {ended} at a relative squared error of {relative:.1e}"
 
 
 def recovered_targets(observation: Observation, batch_size: int, rule: LabelPart) -> Tensor | None | str:

@@ -18,6 +18,8 @@ from gradleak.threat import Observation
 
 # A run that leaves more than this share of the update's squared norm unexplained is stuck, not unfinished.
 _STUCK = 1e-4
+# Where a single example is found, at most 3e-5 is left after so many evaluations; where not, 2e-2 and more.
+_MILESTONE = (200, 1e-3)
 # One example whose update is matched less well may gain decibels from a search layer by layer.
 _ROUGH = 1e-10
 # Matched far below float32 rounding of the update's entries: nothing more to learn.
@@ -28,8 +30,9 @@ _EXPLAINED = 1e-15
 class Staged:
     """L-BFGS from grey in weighted frequencies, from other starts while stuck, and Gauss-Newton for the last digits.
 
-    A single example that the first round does not settle is searched from the classifier down before other starts are
-    tried: networks that saturate, as wide tanh networks do, give in to nothing else. The label of a single example
+    A single example that the first round does not settle (it ends early where it is plainly stuck) is searched from
+    the classifier down before other starts are tried: networks that saturate, as wide tanh networks do, give in to
+    nothing else. The label of a single example
     comes from the sign of the classifier's bias, those of a batch are optimized with the images. All in float64, which
     costs nothing on small models, and unlike float32 resolves a flat gradient map.
 
@@ -113,6 +116,7 @@ class Staged:
             max_evaluations=self.round_evaluations if left is None else min(left, self.round_evaluations),
             max_seconds=seconds,
             stop_at=_EXPLAINED,
+            milestone=_MILESTONE if single and self.layerwise and number == 0 else None,
             snapshots=self.snapshots,
         )
 

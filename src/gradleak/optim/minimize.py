@@ -25,7 +25,7 @@ Box = tuple[Tensor, Tensor]
 Proposals = Generator[Tensor, tuple[Tensor, Tensor], None]
 """Yields points `[restarts, D]`, receives their values and gradients, and returns when it has nothing to propose."""
 
-StopReason = Literal["finished", "target", "evaluations", "seconds", "nonfinite"]
+StopReason = Literal["finished", "target", "evaluations", "seconds", "stuck", "nonfinite"]
 
 
 class Optimizer(Protocol):
@@ -44,6 +44,8 @@ class Budget:
         evaluations: evaluations of each restart; None for no limit.
         seconds: wall time; None for no limit.
         target: stop once any restart's value is at or below this.
+        milestone: evaluations of each restart, and the value that one of them must have reached by then; else they
+            count as stuck, and the run stops.
         check_every: evaluations between two looks at the target and at non-finite values (each look waits for the
             device, so the loop takes few).
     """
@@ -51,6 +53,7 @@ class Budget:
     evaluations: int | None = None
     seconds: float | None = None
     target: float | None = None
+    milestone: tuple[int, float] | None = None
     check_every: int = 10
 
 
@@ -197,4 +200,6 @@ def _spent(
             return "nonfinite"
         if budget.target is not None and best <= budget.target:
             return "target"
+        if budget.milestone is not None and count >= budget.milestone[0] and best > budget.milestone[1]:
+            return "stuck"
     return None

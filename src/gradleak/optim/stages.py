@@ -62,7 +62,7 @@ def minimize_in_stages(
         energy: the function of one full point.
         start: full points `[restarts, D]`.
         stages: at least one.
-        budget: of all stages together.
+        budget: of all stages together; its milestone holds for a single stage only.
         box: limits of the full point; a stage keeps their restriction, so its `expand` must not overshoot.
         moments: as in `minimize`, for each stage.
         progress: as in `minimize`; the count runs through all stages.
@@ -80,6 +80,7 @@ def minimize_in_stages(
             _least(stage.evaluations, None if budget.evaluations is None else budget.evaluations - used),
             None if budget.seconds is None else budget.seconds - offset,
             budget.target,
+            budget.milestone if len(stages) == 1 else None,
             budget.check_every,
         )
         part = minimize(
@@ -96,7 +97,7 @@ def minimize_in_stages(
         parts.append((offset, replace(part, points=points, moments=tuple(kept))))
         used += part.evaluations
         over = budget.evaluations is not None and used >= budget.evaluations
-        if over or part.reason in {"seconds", "target", "nonfinite"}:
+        if over or part.reason in {"seconds", "target", "stuck", "nonfinite"}:
             break
     return _joined(parts)
 
