@@ -26,7 +26,6 @@ from gradleak.seeds import stage_generator
 from gradleak.threat import simulator
 from gradleak.zoo.models import lenet, resnet20
 
-
 Work = Callable[[], object]
 
 
