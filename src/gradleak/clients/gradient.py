@@ -1,6 +1,7 @@
 """The client of FedSGD: one gradient of the loss averaged over the private batch."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from torch._C._functorch import maybe_current_level  # no public function tells 
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gradleak.clients.protocol import Simulate
+from gradleak.clients.second_backward import ConstantWeights, worthwhile
 from gradleak.clients.stateless import DropoutChoice, Mode, dropout_layers, stateless_copy
 from gradleak.tasks import ModelState, Task
 from gradleak.updates import UpdateKind
@@ -70,6 +72,7 @@ class Gradient:
         parameters = dict(state.parameters)
 
         leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+        large: dict[torch.Size, bool] = {}  # by the shape of the variable
 
         def loss(trained: Mapping[str, Tensor], variable: Tensor, target_probabilities: Tensor) -> Tensor:
             outputs = task.space.forward(module, {**trained, **constants}, variable)
@@ -84,11 +87,16 @@ class Gradient:
                 differentiable = torch.is_grad_enabled() and (
                     variable.requires_grad or target_probabilities.requires_grad
                 )
-                with torch.enable_grad():
-                    value = loss(leaves, variable, target_probabilities)
-                gradients = torch.autograd.grad(
-                    value, list(leaves.values()), create_graph=differentiable, materialize_grads=True
+                if differentiable and variable.shape not in large:
+                    large[variable.shape] = worthwhile(lambda: loss(leaves, variable, target_probabilities))
+                sparing = (
+                    ConstantWeights(leaves.values()) if differentiable and large[variable.shape] else nullcontext()
                 )
+                with sparing, torch.enable_grad():
+                    value = loss(leaves, variable, target_probabilities)
+                    gradients = torch.autograd.grad(
+                        value, list(leaves.values()), create_graph=differentiable, materialize_grads=True
+                    )
             return dict(zip(leaves, gradients, strict=True))
 
         return simulate
