@@ -14,6 +14,7 @@ from gradleak.attacks.objectives import normalized_squared_distance
 from gradleak.attacks.precision import in_precision
 from gradleak.attacks.priors import Weighted, total_variation
 from gradleak.attacks.spectrum import cosine_matrix, weighted_frequencies
+from gradleak.attacks.squash import squashed
 from gradleak.attacks.starts import grey
 from gradleak.optim import WolfeLBFGS
 from gradleak.seeds import stage_generator
@@ -175,3 +176,22 @@ def test_bias_sign_falls_back_to_the_row_sum_without_a_bias() -> None:
     task = gl.Task(model, gl.ImageSpace((3, 16, 16)), num_classes=10)
     observation, _ = gl.capture(task, images(1), torch.tensor([6]))
     assert attack(max_evaluations=1)(observation).targets.tolist() == [6]
+
+
+def test_a_squashed_variable_never_leaves_its_bounds(pair: Observation) -> None:
+    plan = layout(pair)
+    expand, restrict = squashed(plan, -1.0, 3.0)
+    candidate = plan.pack(images(2) * 3.9 - 0.95, torch.zeros((2, 10), dtype=torch.float64))
+    torch.testing.assert_close(expand(restrict(candidate)), candidate)
+    wild = expand(plan.pack(images(2) * 1e6, torch.ones((2, 10), dtype=torch.float64)))
+    variable, logits = plan.split(wild)
+    assert float(variable.min()) >= -1.0
+    assert float(variable.max()) <= 3.0
+    assert bool((logits == 1).all())
+
+
+def test_the_search_through_a_squashed_variable_finds_the_image() -> None:
+    observation, truth = gl.capture(small_lenet(), smooth_images(1), labels(1))
+    found = attack(squashed=True, max_evaluations=250)(observation)
+    assert bool((found.variable > 0).all() & (found.variable < 1).all())
+    assert gl.score(found, truth).median("psnr") > 30

@@ -22,6 +22,7 @@ from gradleak.attacks.precision import in_precision
 from gradleak.attacks.priors import Weighted, group_consistency
 from gradleak.attacks.protocol import Progress, not_applicable
 from gradleak.attacks.spectrum import weighted_frequencies
+from gradleak.attacks.squash import squashed
 from gradleak.attacks.starts import Start, standard_normal
 from gradleak.optim import Budget, Energy, Minimum, Optimizer, Stage, minimize_in_stages, value_and_gradient
 from gradleak.reconstructions import History, Reconstruction, Snapshot, Status
@@ -51,6 +52,8 @@ class Inversion:
         spectrum: images only: search the image itself in weighted frequencies with this exponent, see
             `spectrum.weighted_frequencies`; None for pixels. It leaves no box.
         boxed: keep the variable inside the input space's bounds, by projection.
+        squashed: keep it there by searching a free variable that is squashed into the bounds, see `squash.squashed`;
+            not together with `boxed` or `spectrum`.
         precision: `"model"`: compute as the model does; `"double"`: in float64.
         restarts: independent starts, batched; the one with the lowest objective is returned.
         chunk_size: restarts evaluated together, to bound memory; None for all.
@@ -71,6 +74,7 @@ class Inversion:
     pyramid: tuple[tuple[int, int], ...] = ()
     spectrum: float | None = None
     boxed: bool = False
+    squashed: bool = False
     precision: Literal["model", "double"] = "model"
     restarts: int = 1
     chunk_size: int | None = None
@@ -100,7 +104,7 @@ class Inversion:
         minimum = minimize_in_stages(
             self.energy(observation, layout),
             self.starts(layout, seed),
-            self._stages(layout),
+            self._stages(layout, bounds),
             budget=Budget(
                 evaluations=None if self.max_evaluations is None else max(1, self.max_evaluations // self.restarts),
                 seconds=None if self.max_seconds is None else self.max_seconds - (time.perf_counter() - began),
@@ -138,9 +142,11 @@ class Inversion:
             rows.append(layout.pack(variable, logits))
         return torch.stack(rows)
 
-    def _stages(self, layout: Layout) -> list[Stage]:
+    def _stages(self, layout: Layout, bounds: tuple[float, float] | None) -> list[Stage]:
         """The pyramid's grids that are coarser than the image, and the image."""
         optimizer = self.optimizer(layout.variable_shape[0])
+        if self.squashed and bounds is not None:
+            return [Stage(optimizer, None, *squashed(layout, *bounds))]
         if len(layout.variable_shape) != 4:
             return [Stage(optimizer)]
         coarse = [
