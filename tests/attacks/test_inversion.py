@@ -195,3 +195,11 @@ def test_the_search_through_a_squashed_variable_finds_the_image() -> None:
     found = attack(squashed=True, max_evaluations=250)(observation)
     assert bool((found.variable > 0).all() & (found.variable < 1).all())
     assert gl.score(found, truth).median("psnr") > 30
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own parts
+def test_a_compiled_search_takes_the_same_way() -> None:
+    observation, _ = gl.capture(small_lenet(), smooth_images(1), labels(1))
+    plain, compiled = (attack(compiler=name, max_evaluations=15)(observation) for name in (None, "aot_eager"))
+    torch.testing.assert_close(compiled.variable, plain.variable)

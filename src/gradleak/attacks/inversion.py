@@ -57,6 +57,7 @@ class Inversion:
         precision: `"model"`: compute as the model does; `"double"`: in float64.
         restarts: independent starts, batched; the one with the lowest objective is returned.
         chunk_size: restarts evaluated together, to bound memory; None for all.
+        compiler: a backend of `torch.compile` such as `"inductor"`, see `optim.value_and_gradient`; None for none.
         max_evaluations: over all restarts together; None for no limit.
         max_seconds: wall time; None for no limit.
         stop_at: stop when the objective reaches this value; None to use up the optimizer's steps.
@@ -78,6 +79,7 @@ class Inversion:
     precision: Literal["model", "double"] = "model"
     restarts: int = 1
     chunk_size: int | None = None
+    compiler: str | None = None
     max_evaluations: int | None = None
     max_seconds: float | None = None
     stop_at: float | None = None
@@ -114,7 +116,9 @@ class Inversion:
             box=layout.box(*bounds) if self.boxed and self.spectrum is None and bounds is not None else None,
             moments=self.snapshots,
             progress=progress,
-            evaluator=partial(value_and_gradient, chunk_size=self.chunk_size, coupling=self._coupling()),
+            evaluator=partial(
+                value_and_gradient, chunk_size=self.chunk_size, coupling=self._coupling(), compiler=self.compiler
+            ),
         )
         return self._reconstruction(observation, layout, minimum, began)
 

@@ -81,7 +81,7 @@ class Gradient:
         def simulate(variable: Tensor, target_probabilities: Tensor) -> dict[str, Tensor]:
             # The fused attention kernels have no second derivative; the plain one has.
             with sdpa_kernel(SDPBackend.MATH):
-                if maybe_current_level() is not None:
+                if torch.compiler.is_compiling() or maybe_current_level() is not None:
                     return torch.func.grad(loss)(parameters, variable, target_probabilities)
                 # Outside every function transform, plain autograd does the same operations in two thirds of the time.
                 differentiable = torch.is_grad_enabled() and (

@@ -93,7 +93,11 @@ class Minimum:
 
 
 def value_and_gradient(
-    energy: Energy, *, chunk_size: int | None = None, coupling: Callable[[Tensor], Tensor] | None = None
+    energy: Energy,
+    *,
+    chunk_size: int | None = None,
+    coupling: Callable[[Tensor], Tensor] | None = None,
+    compiler: str | None = None,
 ) -> Evaluate:
     """Evaluate an energy written for one point at many points at once.
 
@@ -102,11 +106,23 @@ def value_and_gradient(
         chunk_size: restarts evaluated together, to bound memory; None for all.
         coupling: a further term for each restart, `[restarts, D] -> [restarts]`, through which restarts see one
             another; each moves along the gradient of the sum over restarts.
+        compiler: a backend of `torch.compile`, which costs minutes once and then gains a third on small networks: for
+            runs of a hundred thousand evaluations; None for no compilation. Not together with a coupling.
 
     Returns:
         A function from points `[restarts, D]` to values and gradients. A single restart is evaluated without
         `vmap`, with the same operations as a plain loop.
     """
+    if compiler is not None and coupling is None:
+        # Transforms of a compiled function do not work, so the whole evaluation is compiled.
+        each = torch.vmap(torch.func.grad_and_value(energy), chunk_size=chunk_size)
+        compiled = torch.compile(each, backend=compiler)
+
+        def evaluate_compiled(points: Tensor) -> tuple[Tensor, Tensor]:
+            gradients, values = compiled(points)
+            return values, gradients
+
+        return evaluate_compiled
 
     def evaluate(points: Tensor) -> tuple[Tensor, Tensor]:
         leaf = points.detach().requires_grad_()
