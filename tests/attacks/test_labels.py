@@ -110,7 +110,8 @@ def test_counts_with_repeats_are_exact(net: str, count: int) -> None:
     inputs, targets = photographs(count, seed=count)
     found = counted(observe(model, inputs, targets), count)
     assert torch.equal(found.counts, torch.bincount(targets, minlength=10))
-    assert found.method == "evidence"
+    assert found.method == ("proof" if int(found.at_least.sum()) == count else "evidence")
+    assert bool((found.at_least <= found.counts).all())
     assert torch.equal(found.labels(), targets.sort().values)
 
 
