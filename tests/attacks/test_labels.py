@@ -110,7 +110,8 @@ def test_counts_with_repeats_are_exact(net: str, count: int) -> None:
     inputs, targets = photographs(count, seed=count)
     found = counted(observe(model, inputs, targets), count)
     assert torch.equal(found.counts, torch.bincount(targets, minlength=10))
-    assert found.method == "evidence"
+    assert found.method == ("proof" if int(found.at_least.sum()) == count else "evidence")
+    assert bool((found.at_least <= found.counts).all())
     assert torch.equal(found.labels(), targets.sort().values)
 
 
@@ -199,12 +200,13 @@ def test_certainty_ends_with_a_defense_and_given_targets_are_counted() -> None:
     assert torch.equal(found.counts, torch.bincount(targets, minlength=10))
 
 
-def test_many_classes_use_the_mean_softmax() -> None:
-    inputs, targets = photographs(16, seed=1, classes=100)
+@pytest.mark.parametrize(("count", "method"), [(16, "proof"), (120, "mean_softmax")])
+def test_many_classes_are_proved_or_use_the_mean_softmax(count: int, method: str) -> None:
+    inputs, targets = photographs(count, seed=1, classes=100)
     task = gl.Task(lenet(100, initialization="default"), SPACE, 100)
     observation, _ = gl.capture(task, inputs, targets)
-    found = counted(observation, 16)
-    assert found.method == "mean_softmax"
+    found = counted(observation, count)
+    assert found.method == method
     assert torch.equal(found.counts, torch.bincount(targets, minlength=100))
 
 

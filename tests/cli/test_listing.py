@@ -3,8 +3,10 @@
 import json
 
 import pytest
+from typer.main import get_command
 
 import gradleak as gl
+from gradleak.cli import app
 from gradleak.cli.listing import KINDS
 from gradleak.zoo.data import BUNDLED
 from gradleak.zoo.models import REFERENCE_MODELS
@@ -64,3 +66,15 @@ def test_unknown_kind_names_the_known_ones() -> None:
     assert done.problems == [
         "error: list: expected one of attacks, defenses, clients, models, data, specs, got 'attack'; choose one"
     ]
+
+
+def test_no_flag_switches_off_what_it_names() -> None:
+    """A flag whose default is on must have a spelling for off, and one without it must be off by default."""
+    flags = 0
+    for name, command in get_command(app).commands.items():  # pyright: ignore[reportAttributeAccessIssue]
+        for option in command.params:
+            if getattr(option, "is_flag", False):
+                flags += 1
+                assert option.default in {False, None} or option.secondary_opts, f"{name} {option.opts}"
+                assert not any(spelling.startswith("--no-") for spelling in option.opts), f"{name} {option.opts}"
+    assert flags > 3

@@ -12,7 +12,7 @@ from gradleak.attacks.closed_form import (
     spear,
 )
 from gradleak.attacks.protocol import Attack, Progress
-from gradleak.attacks.recipes import cpl, dlg, gradinversion, idlg, inverting_gradients, sapag
+from gradleak.attacks.recipes import cpl, dlg, gradinversion, idlg, inverting_gradients, r_gap, sapag
 from gradleak.attacks.relu import relu_inversion
 from gradleak.attacks.smooth import staged
 
@@ -27,6 +27,7 @@ ATTACKS = (
     inverting_gradients,
     sapag,
     gradinversion,
+    r_gap,
 )
 """Factories of every attack that comes with the package, for listings; the name is the function's own."""
 
@@ -45,6 +46,7 @@ __all__ = [
     "layer_recursion",
     "linear_layer",
     "position_gradient",
+    "r_gap",
     "relu_inversion",
     "sapag",
     "softmax_separation",

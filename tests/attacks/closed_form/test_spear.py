@@ -25,7 +25,7 @@ def observed(
     return gl.capture(task, inputs, targets, threat=gl.ThreatModel(labels_known=known))
 
 
-@pytest.mark.parametrize(("hidden", "count"), [((200,), 1), ((200,), 8), ((300,), 12), ((150, 200), 8)])
+@pytest.mark.parametrize(("hidden", "count"), [((200,), 1), ((200,), 8), ((300,), 12), ((400,), 16), ((150, 200), 8)])
 def test_batches_with_repeated_labels_are_exact(hidden: tuple[int, ...], count: int) -> None:
     observation, truth = observed(hidden, count)
     result = spear()(observation)

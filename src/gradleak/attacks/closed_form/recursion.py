@@ -8,73 +8,16 @@ import time
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from gradleak.attacks.closed_form.answers import answer
+from gradleak.attacks.closed_form.biasless_head import examples_without_bias
 from gradleak.attacks.closed_form.layers import Affine, Chain, read_chain
 from gradleak.attacks.closed_form.peeling import Front, peel
+from gradleak.attacks.closed_form.single import SingleExample, single_example, target_row
+from gradleak.attacks.labels import LossForm, find_loss_form
 from gradleak.attacks.protocol import Progress, not_applicable
 from gradleak.reconstructions import Reconstruction
-from gradleak.tasks import soft_cross_entropy
 from gradleak.threat import Observation
-
-# A recovered row of target probabilities this close to one class is that class.
-_HARD_TARGET = 1e-3
-
-
-@dataclass(frozen=True, eq=False)
-class SingleExample:
-    """What the gradient of the last layer says about a single example; nothing in it is approximate.
-
-    Attributes:
-        features: what enters the last layer, `[D]`.
-        residual: derivative of the loss with respect to the outputs, `[C]`.
-        precision: relative rounding or noise of the update's entries, measured by how far the weight gradient is
-            from the outer product of the two, at least the rounding of its type.
-    """
-
-    features: Tensor
-    residual: Tensor
-    precision: float
-
-
-def single_example(weight_gradient: Tensor, bias_gradient: Tensor) -> SingleExample:
-    """Features and residual of one example from the gradient of the last layer.
-
-    Args:
-        weight_gradient: `[C, D]`, in the type in which it was shared.
-        bias_gradient: `[C]`, not all zero.
-
-    Returns:
-        Both, in float64.
-    """
-    rows, residual = weight_gradient.double(), bias_gradient.double()
-    features = rows.T @ residual / residual.square().sum()
-    misfit = rows - torch.outer(residual, features)
-    relative = float(misfit.norm() / rows.norm().clamp(min=1e-300))
-    return SingleExample(features, residual, max(relative, torch.finfo(weight_gradient.dtype).eps / 2))
-
-
-def target_row(observation: Observation, outputs: Tensor, residual: Tensor) -> Tensor:
-    """The target of a single example: `softmax(outputs) - residual` under cross-entropy.
-
-    Args:
-        observation: what the attacker holds; given targets are used.
-        outputs: of the model, `[C]`.
-        residual: derivative of the loss with respect to them.
-
-    Returns:
-        A class index `[1]`, or probabilities `[1, C]` of a soft target.
-    """
-    if observation.targets is not None:
-        return observation.targets
-    row = torch.softmax(outputs, dim=0) - residual
-    label = residual.argmin()[None]
-    soft = observation.task.loss is soft_cross_entropy and float(row.min()) > -_HARD_TARGET
-    if not soft or float(row.max()) > 1 - _HARD_TARGET:
-        return label
-    row = row.clamp(min=0)
-    return (row / row.sum())[None]
 
 
 @dataclass(frozen=True)
@@ -90,16 +33,30 @@ class LayerRecursion:
         prepared = _prepare(observation)
         if isinstance(prepared, str):
             return not_applicable(self.name, observation, prepared)
-        chain, head, bias = prepared
+        chain, head, examples = prepared
+        reasons: list[str] = []
+        best: Reconstruction | None = None
+        for example in examples:
+            if example.precision > _RANK_ONE:
+                reasons.append(
+                    f"the gradient of {head.name} is {example.precision:.0e} of its norm away from rank 1, which one "
+                    "example leaves"
+                )
+                continue
+            found = self._follow(observation, chain, head, example, began)
+            if isinstance(found, str):
+                reasons.append(found)
+            elif best is None or found.objective < best.objective:
+                best = found
+            if best is not None and best.status == "converged":
+                break
+        return best or not_applicable(self.name, observation, reasons[0])
+
+    def _follow(
+        self, observation: Observation, chain: Chain, head: Affine, example: SingleExample, began: float
+    ) -> Reconstruction | str:
+        """Peel below what one example would be, or say why that ends."""
         update = observation.update.in_gradient_direction()
-        example = single_example(update[head.name], update[bias])
-        if example.precision > _RANK_ONE:
-            return not_applicable(
-                self.name,
-                observation,
-                f"the gradient of {head.name} is {example.precision:.0e} of its norm away from rank 1, which one "
-                "example leaves",
-            )
         with torch.no_grad():
             outputs = head(example.features[None])[0]
             std = example.precision * float(example.features.square().mean().sqrt())
@@ -108,7 +65,7 @@ class LayerRecursion:
             gradient = {name: tensor.double() for name, tensor in update.items()}
             peeled = peel(chain, gradient, front, precision=example.precision)
         if peeled.obstacle:
-            return not_applicable(self.name, observation, peeled.obstacle)
+            return peeled.obstacle
         variable = chain.denormalize(peeled.front.values)
         targets = target_row(observation, outputs, example.residual)
         counts = "; ".join(map(str, peeled.counts)) or "the last layer receives the input itself"
@@ -119,8 +76,8 @@ class LayerRecursion:
 _RANK_ONE = 0.1
 
 
-def _prepare(observation: Observation) -> tuple[Chain, Affine, str] | str:
-    """The chain, its last layer and the name of that layer's bias, or why the attack does not apply."""
+def _prepare(observation: Observation) -> tuple[Chain, Affine, list[SingleExample]] | str:
+    """The chain, its last layer and what the example may be there, or why the attack does not apply."""
     if observation.batch_size not in {None, 1}:
         return f"one residual belongs to one example, and the batch has {observation.batch_size}"
     if observation.update.kind != "gradient":
@@ -132,13 +89,24 @@ def _prepare(observation: Observation) -> tuple[Chain, Affine, str] | str:
     if not isinstance(head, Affine) or head.is_convolution:
         return "the outputs do not come from a linear layer"
     update = observation.update.tensors
-    if head.bias_name is None:
-        return f"{head.name} has no trained bias, whose gradient is the residual"
-    if not bool(update[head.bias_name].any()):
-        return f"every entry of {head.bias_name} is zero: the example leaves no residual"
     if not all(math.isfinite(float(tensor.double().sum())) for tensor in update.values()):
         return "the update holds NaN or infinity"
-    return chain, head, head.bias_name
+    if not bool(update[head.bias_name or head.name].any()):
+        return f"every entry of {head.bias_name or head.name} is zero: the example leaves no residual"
+    if head.bias_name is not None:
+        return chain, head, [single_example(update[head.name], update[head.bias_name])]
+    form = find_loss_form(observation.task)
+    if isinstance(form, str) or not _has_plain_targets(form):
+        return f"{head.name} has no trained bias, whose gradient is the residual, and the loss is no cross-entropy"
+    examples = examples_without_bias(update[head.name], head.weight, head.bias, form.weights)
+    if not examples:
+        return f"{head.name} has no trained bias, and no scale of its gradient meets the softmax"
+    return chain, head, examples
+
+
+def _has_plain_targets(form: LossForm) -> bool:
+    """Whether the loss pulls towards one class, without smoothing."""
+    return bool(torch.allclose(form.targets, torch.eye(len(form.weights), dtype=torch.float64), atol=1e-5))
 
 
 def layer_recursion(
@@ -147,7 +115,9 @@ def layer_recursion(
     """Exact input of a single example from a sequential network with invertible activations.
 
     Convolutions and linear layers with sigmoid, tanh, softplus, leaky ReLU or ELU; ReLU where enough units are
-    active. It does not apply where a layer has more unknown inputs than independent equations, and says how many.
+    active. The last layer may lack a bias under a softmax cross-entropy; with two classes that is R-GAP's binary
+    logistic head, and both labels are tried. It does not apply where a layer has more unknown inputs than independent
+    equations, and says how many.
 
     Args:
         restarts: accepted like by every attack; there is nothing to restart.

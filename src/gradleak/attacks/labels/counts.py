@@ -7,12 +7,15 @@ import torch
 from torch import Tensor
 
 from gradleak.attacks.head import Head, find_head
-from gradleak.attacks.labels.dummies import dummy_variables, responses
+from gradleak.attacks.labels.bounds import fewest_of_each
+from gradleak.attacks.labels.dummies import Responses, dummy_variables, responses
 from gradleak.attacks.labels.evidence import HeadGradient, build_model
 from gradleak.attacks.labels.loss_form import LossForm, find_loss_form
 from gradleak.attacks.labels.rules import round_counts
 from gradleak.attacks.labels.scale import gradient_scale
 from gradleak.attacks.labels.search import climb
+from gradleak.attacks.labels.trained import blended_counts, is_trained
+from gradleak.clients import Gradient
 from gradleak.threat import Observation
 
 _DUMMIES = 768
@@ -22,7 +25,10 @@ _CERTAIN = 0.99
 # Above this strain the private inputs are unlike the dummies, as for trained networks, and nothing is certain.
 _FOREIGN = 2.0
 
-CountMethod = Literal["given", "sign", "mean_softmax", "evidence"]
+# Below this weight in a blend, dummies are too unlike the private inputs to build on.
+_ALIKE = 0.5
+
+CountMethod = Literal["given", "sign", "mean_softmax", "evidence", "blend", "proof"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,16 +38,20 @@ class LabelCounts:
     Attributes:
         counts: `[C]`, int64; the sum is the batch size.
         method: `given` by the threat model; `sign` of one example's gradient; `mean_softmax`: from the mean softmax of
-            dummy inputs (Geng et al. 2021); `evidence`: that, corrected by the whole gradient of the last layer.
+            dummy inputs (Geng et al. 2021); `evidence`: that, corrected by the whole gradient of the last layer;
+            `blend`: at trained networks, of the mean softmax and equal shares; `proof`: every label is proved.
         certain: whether the attacker may rely on them: nothing known disturbs the rule, and no other multiset is
-            nearly as likely.
+            nearly as likely; at trained networks only where every single label is proved.
         uncertainty: standard deviation of each count, `[C]`.
+        at_least: how many of each class the gradient proves, `[C]`, int64; zeros if the update was defended or is not
+            known to be one gradient.
     """
 
     counts: Tensor
     method: CountMethod
     certain: bool
     uncertainty: Tensor
+    at_least: Tensor
 
     def labels(self) -> Tensor:
         """The class of every example in rising order, `[N]`; the order says nothing about positions."""
@@ -80,7 +90,10 @@ def recover_counts(
     nothing = torch.zeros(task.num_classes, dtype=torch.float64)
     if observation.targets is not None:
         labels = task.target_probabilities(observation.targets).argmax(dim=1)
-        return LabelCounts(torch.bincount(labels, minlength=task.num_classes), "given", True, nothing)
+        counts = torch.bincount(labels, minlength=task.num_classes)
+        return LabelCounts(counts, "given", True, nothing, counts)
+    if observation.update.is_empty:
+        return NoCounts("no evidence: every entry of the update is zero")
     head = find_head(task, observation.state)
     if head is None:
         return NoCounts("the model's outputs do not come from a linear layer with a trained weight")
@@ -92,13 +105,15 @@ def recover_counts(
         label = _single(observation, head)
         if label is not None:
             counts = torch.nn.functional.one_hot(torch.tensor(label), task.num_classes)
-            return LabelCounts(counts, "sign", undisturbed and form.is_plain, nothing)
+            proved = undisturbed and form.is_plain
+            return LabelCounts(counts, "sign", proved, nothing, counts * int(proved))
     scale = gradient_scale(observation, batch_size)
     if isinstance(scale, str):
         return NoCounts(scale)
     if not form.averaged:
         scale = scale / batch_size
-    return _from_dummies(observation, head, form, batch_size, scale, undisturbed, dummies, seed)
+    found = responses(observation, head, dummy_variables(task.space, dummies, seed), batch_size)
+    return _from_dummies(observation, _head_gradient(observation, head, scale, found), form, batch_size, found)
 
 
 def _single(observation: Observation, head: Head) -> int | None:
@@ -115,35 +130,44 @@ def _single(observation: Observation, head: Head) -> int | None:
     return int(negative[0]) if len(negative) == 1 else None
 
 
-def _from_dummies(
-    observation: Observation,
-    head: Head,
-    form: LossForm,
-    batch_size: int,
-    scale: float,
-    undisturbed: bool,
-    dummies: int,
-    seed: int,
-) -> LabelCounts | NoCounts:
-    """Mean softmax of dummies first, then the evidence of the whole gradient."""
-    task, state = observation.task, observation.state
+def _head_gradient(observation: Observation, head: Head, scale: float, found: Responses) -> HeadGradient:
+    """The last layer with its gradient of the mean loss, in float64; an untrained bias is read off the outputs."""
     gradient = {name: tensor.double() * scale for name, tensor in observation.update.in_gradient_direction().items()}
-    bias = torch.zeros(task.num_classes, dtype=torch.float64)
-    found = responses(observation, head, dummy_variables(task.space, dummies, seed), batch_size)
-    view = HeadGradient(
-        gradient[head.weight],
-        None if head.bias is None else gradient[head.bias],
-        state.parameters[head.weight].double(),
-        found.logits[0] - found.features[0] @ state.parameters[head.weight].double().T if head.bias else bias,
-    )
+    weight = observation.state.parameters[head.weight].double()
+    bias = found.logits[0] - found.features[0] @ weight.T if head.bias else torch.zeros(len(weight)).double()
+    return HeadGradient(gradient[head.weight], None if head.bias is None else gradient[head.bias], weight, bias)
+
+
+def _from_dummies(
+    observation: Observation, view: HeadGradient, form: LossForm, batch_size: int, found: Responses
+) -> LabelCounts:
+    """Mean softmax of dummies first, then the evidence of the whole gradient; never below what is proved."""
+    undisturbed = observation.defenses == ()
+    at_least = torch.zeros(len(view.bias), dtype=torch.long)
+    if undisturbed and isinstance(observation.client, Gradient):
+        at_least = fewest_of_each(
+            view,
+            form,
+            batch_size,
+            rounding=max(torch.finfo(tensor.dtype).eps for tensor in observation.update.tensors.values()),
+            nonnegative_features=bool((found.features >= 0).all()),
+        )
     estimates = _linear_estimates(view, form, found.features, found.logits, batch_size)
-    counts = round_counts(estimates, batch_size)
+    trained, weight = is_trained(found.logits), 1.0
+    if trained and view.bias_gradient is not None:
+        estimates, weight = blended_counts(estimates, (-batch_size * view.bias_gradient).clamp_min(0), batch_size)
+    counts = at_least + round_counts(estimates - at_least, batch_size - int(at_least.sum()))
     rough = (estimates - counts).abs()
-    if task.num_classes > _EVIDENCE_CLASSES:
-        return LabelCounts(counts, "mean_softmax", undisturbed and float(rough.max()) < 0.1, rough)
-    result = climb(build_model(view, found.features, form.weights, form.targets), counts)
-    certain = undisturbed and result.probability > _CERTAIN and result.strain < _FOREIGN
-    return LabelCounts(result.counts, "evidence", certain, result.spread)
+    if torch.equal(counts, at_least):
+        return LabelCounts(counts, "proof", True, torch.zeros_like(rough), at_least)
+    if trained and (weight < _ALIKE or batch_size >= len(counts)):
+        return LabelCounts(counts, "blend", False, rough, at_least)
+    if len(counts) > _EVIDENCE_CLASSES:
+        certain = undisturbed and not trained and float(rough.max()) < 0.1
+        return LabelCounts(counts, "mean_softmax", certain, rough, at_least)
+    result = climb(build_model(view, found.features, form.weights, form.targets), counts, at_least)
+    certain = undisturbed and not trained and result.probability > _CERTAIN and result.strain < _FOREIGN
+    return LabelCounts(result.counts, "evidence", certain, result.spread, at_least)
 
 
 def _linear_estimates(view: HeadGradient, form: LossForm, features: Tensor, logits: Tensor, batch_size: int) -> Tensor:

@@ -31,12 +31,13 @@ class Found:
     strain: float
 
 
-def climb(model: Model, counts: Tensor) -> Found:
+def climb(model: Model, counts: Tensor, at_least: Tensor) -> Found:
     """Exchange one label for another as long as the evidence rises.
 
     Args:
         model: the equations of the update.
         counts: first guess `[C]`, with the right sum.
+        at_least: counts that no multiset may fall below, `[C]`.
 
     Returns:
         The best multiset found, with its share of the evidence.
@@ -49,7 +50,9 @@ def climb(model: Model, counts: Tensor) -> Found:
     latent, best, misfit = first.latent[0], float(first.log_evidence[0]), float(first.misfit[0])
     compared = {tuple(counts.tolist()): best}
     for _ in range(_MAX_MOVES):
-        candidates = _exchanges(labels, latent, classes)
+        candidates = _exchanges(labels, latent, at_least)
+        if not len(candidates):
+            break
         explained = _explain_in_chunks(model, candidates, latent)
         for row, value in zip(candidates, explained.log_evidence.tolist(), strict=True):
             compared[tuple(torch.bincount(row, minlength=classes).tolist())] = value
@@ -62,19 +65,21 @@ def climb(model: Model, counts: Tensor) -> Found:
     return _summary(torch.bincount(labels, minlength=classes), compared, strain)
 
 
-def _exchanges(labels: Tensor, latent: Tensor, classes: int) -> Tensor:
-    """Every assignment with one label changed, `[S, N]`; of a class, the example explained worst is changed."""
+def _exchanges(labels: Tensor, latent: Tensor, at_least: Tensor) -> Tensor:
+    """Every allowed assignment with one label changed, `[S, N]`; of a class, the example explained worst is changed."""
     strain = latent.square().sum(dim=1)
     rows: list[Tensor] = []
     for label in labels.unique().tolist():
         members = (labels == label).nonzero()[:, 0]
+        if len(members) <= int(at_least[label]):
+            continue
         example = int(members[int(strain[members].argmax())])
-        for other in range(classes):
+        for other in range(len(at_least)):
             if other != label:
                 changed = labels.clone()
                 changed[example] = other
                 rows.append(changed)
-    return torch.stack(rows)
+    return torch.stack(rows) if rows else labels.new_empty((0, len(labels)))
 
 
 def _explain_in_chunks(model: Model, candidates: Tensor, latent: Tensor) -> Explanation:

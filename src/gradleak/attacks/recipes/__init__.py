@@ -5,6 +5,7 @@ from gradleak.attacks.recipes.dlg import dlg
 from gradleak.attacks.recipes.gradinversion import gradinversion
 from gradleak.attacks.recipes.idlg import idlg
 from gradleak.attacks.recipes.inverting_gradients import inverting_gradients
+from gradleak.attacks.recipes.r_gap import r_gap
 from gradleak.attacks.recipes.sapag import sapag
 
-__all__ = ["cpl", "dlg", "gradinversion", "idlg", "inverting_gradients", "sapag"]
+__all__ = ["cpl", "dlg", "gradinversion", "idlg", "inverting_gradients", "r_gap", "sapag"]
