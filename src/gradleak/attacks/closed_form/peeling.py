@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gradleak.attacks.closed_form.layers import Activation, Affine, AveragePool, Chain, Reshape
-from gradleak.linalg import ConvolutionEquations, conjugate_gradients
+from gradleak.linalg import ConvolutionEquations, solve_convolution
 
 _MOST_STEPS = 2000
 # Remaining error of a solve, as a share of the statistical one (in energy); small, since the preconditioner, by which
@@ -166,8 +166,7 @@ def _count(affine: Affine, outputs: _Outputs, *, active_only: bool) -> tuple[Lay
     if not affine.is_convolution:
         of_gradient = min(count, affine.weight.shape[0]) * affine.weight.shape[1]
     else:
-        blocks = _equations(affine, outputs, 1.0).gradient_blocks()
-        of_gradient = affine.weight.shape[1] * sum(min(len(block), block[0].numel()) for _, block in blocks)
+        of_gradient = _equations(affine, outputs, 1.0).most_gradient_equations()
     result = LayerCount(affine.name, unknowns, forward + of_gradient)
     if result.determined and active_only and affine.is_convolution:
         result = LayerCount(affine.name, unknowns, _rank(affine, outputs))
@@ -226,18 +225,10 @@ def _through(affine: Affine, position: int, outputs: _Outputs, gradient: Tensor,
         smallest = float(torch.linalg.svdvals(outputs.cotangents)[-1])
         return Front(position, values, outputs.cotangents @ affine.weight, rounding / max(smallest, 1e-300))
     equations = _equations(affine, outputs, rounding**-2)
-    preconditioner, variance = equations.preconditioner()
-    right_side = equations.right_side(outputs.values, gradient)
-    solution = conjugate_gradients(
-        equations.normal,
-        right_side,
-        torch.zeros_like(right_side),
-        preconditioner=preconditioner,
-        energy=_SOLVE_SHARE * right_side.numel(),
-        max_steps=_MOST_STEPS,
+    solution = solve_convolution(
+        equations, equations.right_side(outputs.values, gradient), share=_SOLVE_SHARE, max_steps=_MOST_STEPS
     )
     # Saturated smooth units make the solve slow and the result rough; missing ones can leave it without meaning.
     if solution.steps == _MOST_STEPS and not bool((outputs.precision > 0).all()):
         return None
-    cotangents = equations.adjoint_windows(affine.weight.flatten(1).T @ outputs.cotangents.flatten(2))
-    return Front(position, solution.x, cotangents, variance**0.5)
+    return Front(position, solution.x, equations.adjoint_outputs(outputs.cotangents), solution.variance**0.5)
