@@ -1,5 +1,7 @@
 """Preconditioned conjugate gradients for symmetric positive definite operators."""
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -78,6 +80,7 @@ def corrected(
     energy: float = 0.0,
     relative_energy: float = 1e-24,
     max_steps: int = 1000,
+    deadline: float = math.inf,
 ) -> Solution:
     """The same from zero, where one map gives the preconditioned residual and its product with A together.
 
@@ -90,6 +93,7 @@ def corrected(
         energy: as in `conjugate_gradients`.
         relative_energy: likewise.
         max_steps: likewise.
+        deadline: reading of `time.perf_counter` after which it stops.
 
     Returns:
         The last iterate; it is not finite if A is not positive definite.
@@ -101,7 +105,7 @@ def corrected(
     goal = max(energy, relative_energy * float(present))
     steps = 0
     while steps < max_steps:
-        if steps % every == 0 and not float(present) > goal:
+        if steps % every == 0 and (not float(present) > goal or time.perf_counter() >= deadline):
             break
         length = present / torch.sum(direction * product)
         x = torch.addcmul(x, length, direction)

@@ -49,7 +49,12 @@ class ConvolutionSolution:
 
 
 def solve_convolution(
-    equations: ConvolutionEquations, right_side: Tensor, *, share: float, max_steps: int
+    equations: ConvolutionEquations,
+    right_side: Tensor,
+    *,
+    share: float,
+    max_steps: int,
+    deadline: float = math.inf,
 ) -> ConvolutionSolution:
     """Solve the normal equations by preconditioned conjugate gradients.
 
@@ -58,9 +63,10 @@ def solve_convolution(
         right_side: of the normal equations, `[N, I, H, W]`.
         share: remaining error of the solve as a share of the statistical one, in energy as the inverse measures it.
         max_steps: of conjugate gradients.
+        deadline: reading of `time.perf_counter` after which it stops.
 
     Returns:
-        The solution; after `max_steps` it may be rough.
+        The solution; after `max_steps` or the deadline it may be rough.
     """
     inverse, variance = _inverse(equations)
 
@@ -71,7 +77,7 @@ def solve_convolution(
             return step, equations.outputs_normal(step).add_(residual).sub_(inverse.ridge * step)
         return step, equations.normal(step)
 
-    found = corrected(correction, right_side, energy=share * right_side.numel(), max_steps=max_steps)
+    found = corrected(correction, right_side, energy=share * right_side.numel(), max_steps=max_steps, deadline=deadline)
     return ConvolutionSolution(found.x, variance, found.steps)
 
 
