@@ -74,7 +74,7 @@ def test_seconds_are_kept(name: str, seconds: float, monkeypatch: pytest.MonkeyP
     "case",
     [
         CASES["lenet-tanh"],
-        Case(lambda: lenet(10, activation=nn.ReLU), 2, False),
+        Case(lambda: lenet(10, activation=nn.ReLU, initialization="default"), 2, labels=(3, 1)),
         Case(lambda: lenet(10), 4, labels=(3, 3, 1, 1)),
     ],
     ids=["tanh", "relu", "repeated-labels"],
