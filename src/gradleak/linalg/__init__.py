@@ -2,6 +2,15 @@
 
 from gradleak.linalg.conjugate_gradients import Operator, Solution, conjugate_gradients
 from gradleak.linalg.convolution_equations import ConvolutionEquations
+from gradleak.linalg.convolution_solver import ConvolutionSolution, solve_convolution
 from gradleak.linalg.rank import singular_values_above_rounding
 
-__all__ = ["ConvolutionEquations", "Operator", "Solution", "conjugate_gradients", "singular_values_above_rounding"]
+__all__ = [
+    "ConvolutionEquations",
+    "ConvolutionSolution",
+    "Operator",
+    "Solution",
+    "conjugate_gradients",
+    "singular_values_above_rounding",
+    "solve_convolution",
+]

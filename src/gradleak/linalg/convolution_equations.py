@@ -3,7 +3,7 @@
 With known outputs `z_n`, known cotangents `k_n = dL/dz_n` and the weight gradient G, the inputs `x_n` obey
 `W * x_n = z_n` for each example, and `sum_n corr(k_n, x_n) = G`: linear equations that are solved as one weighted
 least-squares problem. The second group couples no two input channels and has the same matrix for each, and of one
-input map it couples only pixels that lie a multiple of the stride apart. Both make a good preconditioner.
+input map it couples only pixels that lie a multiple of the stride apart. `convolution_solver` builds on both.
 """
 
 from collections.abc import Iterator
@@ -11,15 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import fold, unfold
-
-from gradleak.linalg.conjugate_gradients import Operator
-
-# Largest number of pixels that one block of the preconditioner couples; beyond, it would cost more than it saves.
-_LARGEST_BLOCK = 2048
-# What stands for the output equations in the preconditioner, as a share of their mean diagonal. Their eigenvalues
-# spread around it; measured on convolutions with 5x5 kernels, 0.03 to 0.3 takes the fewest steps.
-_RIDGE_SHARE = 0.1
+from torch.nn.functional import conv2d, conv_transpose2d, fold, unfold
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,21 +43,36 @@ class ConvolutionEquations:
         """Height and width of the kernel."""
         return (self.weight.shape[2], self.weight.shape[3])
 
-    def windows(self, x: Tensor) -> Tensor:
-        """What each output sees, `[N, I * kernel, h * w]`."""
-        return unfold(x, self.kernel, self.dilation, self.padding, self.stride)
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of the unknowns: `[N, I, H, W]`."""
+        return (len(self.cotangents), self.weight.shape[1], *self.size)
 
-    def adjoint_windows(self, windows: Tensor) -> Tensor:
-        """The transpose of `windows`, `[N, I, H, W]`."""
-        return fold(windows, self.size, self.kernel, self.dilation, self.padding, self.stride)
+    def outputs(self, x: Tensor) -> Tensor:
+        """The convolution without bias, `[N, O, h, w]`."""
+        return conv2d(x, self.weight, None, self.stride, self.padding, self.dilation)
+
+    def adjoint_outputs(self, outputs: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The transpose of `outputs`, `[N, I, H, W]`, for this weight or another of the same kernel."""
+        reached = [
+            (outputs.shape[2 + axis] - 1) * self.stride[axis]
+            - 2 * self.padding[axis]
+            + self.dilation[axis] * (self.kernel[axis] - 1)
+            for axis in (0, 1)
+        ]
+        left = [size - 1 - least for size, least in zip(self.size, reached, strict=True)]
+        weight = self.weight if weight is None else weight
+        return conv_transpose2d(outputs, weight, None, self.stride, self.padding, left, 1, self.dilation)
 
     def normal(self, x: Tensor) -> Tensor:
         """Product of the normal matrix with x `[N, I, H, W]`."""
-        rows, maps = self._rows(), self.cotangents.flatten(2)
-        windows = self.windows(x)
-        outputs = (rows @ windows) * self.output_precision.flatten(2)
-        gradient = torch.sum(maps @ windows.transpose(1, 2), dim=0) * self.gradient_precision
-        return self.adjoint_windows(rows.T @ outputs + gradient.T @ maps)
+        maps = self.cotangents.flatten(2)
+        gradient = torch.sum(maps @ self._windows(x).transpose(1, 2), dim=0) * self.gradient_precision
+        return self.outputs_normal(x) + self._adjoint_windows(gradient.T @ maps)
+
+    def outputs_normal(self, x: Tensor) -> Tensor:
+        """The part of that product which is due to the outputs."""
+        return self.adjoint_outputs(self.outputs(x) * self.output_precision)
 
     def right_side(self, outputs: Tensor, gradient: Tensor) -> Tensor:
         """The normal equations' right-hand side.
@@ -77,9 +84,9 @@ class ConvolutionEquations:
         Returns:
             `[N, I, H, W]`.
         """
-        weighted = (outputs * self.output_precision).flatten(2)
         scaled = gradient.flatten(1) * self.gradient_precision
-        return self.adjoint_windows(self._rows().T @ weighted + scaled.T @ self.cotangents.flatten(2))
+        of_gradient = self._adjoint_windows(scaled.T @ self.cotangents.flatten(2))
+        return self.adjoint_outputs(outputs * self.output_precision) + of_gradient
 
     def gradient_blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The matrix of the gradient equations for one input channel, in blocks that share no pixel.
@@ -89,74 +96,51 @@ class ConvolutionEquations:
             block `[rows, N, p]`.
         """
         count, outputs = self.cotangents.shape[:2]
-        taps = self.kernel[0] * self.kernel[1]
-        unit = torch.eye(taps, dtype=self.weight.dtype, device=self.weight.device)
-        # Put each cotangent where each tap of the kernel sees it.
-        maps = self.cotangents.reshape(count * outputs, 1, 1, -1) * unit[None, :, :, None]
-        spread = fold(maps.flatten(0, 1), self.size, self.kernel, self.dilation, self.padding, self.stride)
-        spread = spread.view(count, outputs, *self.kernel, *self.size)
+        # Put each cotangent where each tap of the kernel sees it; the last place is for taps that see the padding.
+        pixels = self.size[0] * self.size[1]
+        seen = self.seen()
+        spread = self.cotangents.new_zeros(count, outputs, len(seen), pixels + 1)
+        maps = self.cotangents.flatten(2)[:, :, None].expand(-1, -1, len(seen), -1)
+        spread.scatter_(3, seen.remainder(pixels + 1).expand_as(maps), maps)
+        spread = spread[..., :-1].reshape(count, outputs, *self.kernel, *self.size)
         places = torch.arange(self.size[0] * self.size[1], device=self.weight.device).view(self.size)
+        for top, left, taps_down, taps_across in self._residues():
+            block = spread[:, :, taps_down][:, :, :, taps_across]
+            block = block[..., top :: self.stride[0], left :: self.stride[1]]
+            pixels = places[top :: self.stride[0], left :: self.stride[1]].reshape(-1)
+            yield pixels, block.reshape(count, -1, len(pixels)).transpose(0, 1)
+
+    def most_gradient_equations(self) -> int:
+        """The rank of the gradient equations if only the blocks' shapes limited it, over all channels."""
+        count, outputs, most = len(self.cotangents), self.weight.shape[0], 0
+        for top, left, taps_down, taps_across in self._residues():
+            pixels = -(-(self.size[0] - top) // self.stride[0]) * -(-(self.size[1] - left) // self.stride[1])
+            most += min(outputs * len(taps_down) * len(taps_across), count * pixels)
+        return self.weight.shape[1] * most
+
+    def seen(self) -> Tensor:
+        """Which pixel of a flattened map each tap of the kernel sees at each position, `[taps, h * w]`; -1 outside."""
+        numbers = torch.arange(1, self.size[0] * self.size[1] + 1, dtype=torch.float64, device=self.weight.device)
+        return self._windows(numbers.view(1, 1, *self.size))[0].long() - 1
+
+    def _residues(self) -> Iterator[tuple[int, int, list[int], list[int]]]:
+        """Residues of pixel positions modulo the stride, each with the taps that its pixels ever meet."""
         for top in range(min(self.stride[0], self.size[0])):
             for left in range(min(self.stride[1], self.size[1])):
-                taps_down, taps_across = self._taps(0, top), self._taps(1, left)
-                block = spread[:, :, taps_down][:, :, :, taps_across]
-                block = block[..., top :: self.stride[0], left :: self.stride[1]]
-                pixels = places[top :: self.stride[0], left :: self.stride[1]].reshape(-1)
-                yield pixels, block.reshape(count, -1, len(pixels)).transpose(0, 1)
-
-    def preconditioner(self) -> tuple[Operator, float]:
-        """An approximate inverse of the normal matrix: gradient equations exact, output equations as their mean.
-
-        Returns:
-            The operator, and the mean of its diagonal, which estimates the variance of an unknown.
-        """
-        count, unknowns = len(self.cotangents), self.size[0] * self.size[1]
-        energy = self.weight.square().sum(dim=(1, 2, 3)) @ self.output_precision.sum(dim=(0, 2, 3))
-        ridge = _RIDGE_SHARE * float(energy) / (count * self.weight.shape[1] * unknowns)
-        if ridge <= 0 or count * -(-unknowns // (self.stride[0] * self.stride[1])) > _LARGEST_BLOCK:
-            scale = 1.0 / max(ridge, self.gradient_precision * float(self.cotangents.square().sum()) / count, 1e-300)
-            return (lambda residual: residual * scale), scale
-        places: list[Tensor] = []
-        inverses: list[Tensor] = []
-        for pixels, block in self.gradient_blocks():
-            matrix = block.flatten(1)
-            normal = self.gradient_precision * (matrix.T @ matrix)
-            normal.diagonal().add_(ridge)
-            inverses.append(torch.cholesky_inverse(torch.linalg.cholesky(normal)))
-            places.append(pixels)
-        trace = sum(float(inverse.diagonal().sum()) for inverse in inverses)
-        return self._block_diagonal(places, inverses), trace / (count * unknowns)
-
-    def _block_diagonal(self, places: list[Tensor], inverses: list[Tensor]) -> Operator:
-        """Multiply each group of pixels with its matrix, the same for all channels."""
-        order = torch.cat(places)
-        back = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=order.device))
-        sizes = [len(pixels) for pixels in places]
-        # Half the memory traffic; any fixed positive definite matrix will do.
-        light = [inverse.float() for inverse in inverses]
-
-        def apply(residual: Tensor) -> Tensor:
-            count, channels = residual.shape[:2]
-            rows = residual.flatten(2)
-            # Scaled first: in float32 a converged residual would fall below the smallest number.
-            scale = rows.abs().max().clamp(min=torch.finfo(rows.dtype).tiny)
-            groups = (rows / scale).float()[:, :, order].transpose(0, 1).split(sizes, dim=2)
-            parts = [
-                (group.reshape(channels, -1) @ inverse).view(channels, count, -1)
-                for group, inverse in zip(groups, light, strict=True)
-            ]
-            joined = torch.cat(parts, dim=2)[:, :, back].transpose(0, 1)
-            return (joined.to(residual.dtype) * scale).reshape(residual.shape)
-
-        return apply
-
-    def _rows(self) -> Tensor:
-        return self.weight.flatten(1)
+                yield top, left, self._taps(0, top), self._taps(1, left)
 
     def _taps(self, axis: int, residue: int) -> list[int]:
-        """The taps of the kernel that pixels of one residue modulo the stride ever meet."""
+        """The taps of the kernel along one axis that pixels of one residue modulo the stride ever meet."""
         return [
             tap
             for tap in range(self.kernel[axis])
             if (residue + self.padding[axis] - tap * self.dilation[axis]) % self.stride[axis] == 0
         ]
+
+    def _windows(self, x: Tensor) -> Tensor:
+        """What each output sees, `[N, I * kernel, h * w]`."""
+        return unfold(x, self.kernel, self.dilation, self.padding, self.stride)
+
+    def _adjoint_windows(self, windows: Tensor) -> Tensor:
+        """The transpose of `_windows`, `[N, I, H, W]`."""
+        return fold(windows, self.size, self.kernel, self.dilation, self.padding, self.stride)

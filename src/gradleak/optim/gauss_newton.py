@@ -48,7 +48,7 @@ class Limits:
 
     Attributes:
         products: Jacobian products; a dense Jacobian or the first two products of a step may exceed it.
-        seconds: wall time, checked before each product (dense: before each Jacobian).
+        seconds: wall time, checked before each product (dense: before each chunk of columns).
         target: sum of squares that is low enough.
     """
 
@@ -119,6 +119,9 @@ class LevenbergMarquardt:
                 break
             if linear is None:
                 linear, counted = self._linearize(residual, point, ends), 0
+                if linear is None:
+                    reason = "seconds"
+                    break
                 if not linear.curvature > 0:
                     reason = "finished"
                     break
@@ -142,10 +145,12 @@ class LevenbergMarquardt:
                 damping, growth = damping * growth, 2 * growth
         return LeastSquares(point, value, tuple(trace), evaluations, products, time.perf_counter() - began, reason)
 
-    def _linearize(self, residual: Residual, point: Tensor, ends: float) -> _Linear:
-        """The dense route or the other."""
+    def _linearize(self, residual: Residual, point: Tensor, ends: float) -> _Linear | None:
+        """The dense route or the other; None if the dense one does not end in time."""
         if len(point) <= self.dense_below:
-            return _Dense(residual, point, self.chunk_size)
+            record = _Record(residual, point)
+            matrix = record.jacobian(self.chunk_size, ends)
+            return None if matrix is None else _Dense(record.residual, matrix)
         return _MatrixFree(residual, point, self.inner_products, self.inner_tolerance, ends)
 
 
@@ -160,7 +165,9 @@ def jacobian(residual: Residual, point: Tensor, chunk_size: int = 64) -> Tensor:
     Returns:
         `[P, D]`.
     """
-    return _Record(residual, point).jacobian(chunk_size)
+    matrix = _Record(residual, point).jacobian(chunk_size)
+    assert matrix is not None
+    return matrix
 
 
 class _Record:
@@ -188,11 +195,13 @@ class _Record:
             self._pulled, self._dual, direction, retain_graph=True, allow_unused=True, materialize_grads=True
         )[0]
 
-    def jacobian(self, chunk_size: int) -> Tensor:
-        """J, `[P, D]`."""
+    def jacobian(self, chunk_size: int, ends: float = math.inf) -> Tensor | None:
+        """J, `[P, D]`; None if the clock reaches `ends` before it is complete."""
         size = len(self._point)
         columns = torch.empty((size, len(self._residual)), dtype=self._point.dtype, device=self._point.device)
         for first in range(0, size, chunk_size):
+            if time.perf_counter() >= ends:
+                return None
             last = min(first + chunk_size, size)
             directions = torch.zeros((last - first, size), dtype=columns.dtype, device=columns.device)
             directions[:, first:last].fill_diagonal_(1)
@@ -211,11 +220,9 @@ class _Record:
 class _Dense:
     """Linearization with the Jacobian in memory."""
 
-    def __init__(self, residual: Residual, point: Tensor, chunk_size: int) -> None:
-        record = _Record(residual, point)
-        matrix = record.jacobian(chunk_size)
-        self.products = len(point)
-        self.gradient = matrix.T @ record.residual
+    def __init__(self, residual: Tensor, matrix: Tensor) -> None:
+        self.products = matrix.shape[1]
+        self.gradient = matrix.T @ residual
         self._normal = matrix.T @ matrix
         self.curvature = _ratio(self.gradient.dot(self._normal @ self.gradient), self.gradient)
 

@@ -1,5 +1,7 @@
 """Peeling, the convex end and the search of ReLU networks."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,7 +10,7 @@ import gradleak as gl
 from gradleak.attacks.closed_form.layers import read_chain
 from gradleak.attacks.recipes import dlg
 from gradleak.attacks.relu import MaskDerivative, relu_inversion
-from gradleak.attacks.relu.convex import Splitting, least_variation, linear_facts
+from gradleak.attacks.relu.convex import Splitting, cholesky_in_time, least_variation, linear_facts
 from gradleak.attacks.relu.descent import Descent, color_variation, descend
 from gradleak.attacks.relu.peeled import peeled_energy
 from gradleak.attacks.relu.stack import Stack, forward_matrix, peel_stack, read_stack, weight_gradient_matrix
@@ -119,7 +121,9 @@ def test_least_variation_obeys_facts_that_determine_the_image() -> None:
     layer = stack.convolutions[0]
     ones = torch.ones(3, dtype=torch.float64)
     facts = linear_facts(layer, front, gradient[layer.name], ones, 0 * ones)
-    image, sweeps = least_variation(facts, (3, 8, 8), (0.0, 1.0), Splitting(sweeps=30))
+    ended = least_variation(facts, (3, 8, 8), (0.0, 1.0), Splitting(sweeps=30))
+    assert ended is not None
+    image, sweeps = ended
     assert sweeps == 30
     torch.testing.assert_close(image, private[0], atol=1e-4, rtol=0)
 
@@ -247,3 +251,12 @@ def test_descent_keeps_the_box_and_compares_at_the_last_weight() -> None:
 def test_weight_of_the_variation_falls_geometrically() -> None:
     settings = Descent(first_weight=0.1, last_weight=0.001, settled=0.8)
     assert [settings.weight(share) for share in (0.0, 0.4, 0.8, 1.0)] == pytest.approx([0.1, 0.01, 0.001, 0.001])
+
+
+def test_cholesky_in_time_is_the_factor_or_nothing() -> None:
+    rows = torch.randn(1000, 1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    matrix = rows @ rows.T + torch.eye(1000)
+    factor = cholesky_in_time(matrix, math.inf)
+    assert factor is not None
+    torch.testing.assert_close(factor, torch.linalg.cholesky(matrix))
+    assert cholesky_in_time(matrix, 0.0) is None

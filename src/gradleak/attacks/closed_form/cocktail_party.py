@@ -23,6 +23,8 @@ _SIZES = 400
 # standard deviation of everyday photographs.
 _EXCESS = 0.04
 _USUAL_CONTRAST = 0.2
+# Of the seconds, what the components may take; the rest is for their signs and sizes.
+_SEARCH_SHARE = 0.7
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,10 +120,14 @@ class CocktailParty:
                 observation,
                 f"the gradient of {entry.weight} has rank {rank} of {min(gradient.shape)}, for {count} examples",
             )
+        deadline = torch.inf if self.max_seconds is None else began + self.max_seconds
+        if time.perf_counter() >= deadline:
+            return not_applicable(self.name, observation, "the time is spent")
         factors = factorize(gradient, count)
         lengths = factors.right.norm(dim=1, keepdim=True)
         mixtures = factors.right / lengths
-        deadline = torch.inf if self.max_seconds is None else began + self.max_seconds
+        if self.max_seconds is not None:
+            deadline -= (1 - _SEARCH_SHARE) * max(0.0, deadline - time.perf_counter())
         best = self._components(_edges(entry, space, mixtures), seed, deadline)
         bias = None if entry.bias is None else observation.update.in_gradient_direction()[entry.bias]
         sizes = None if bias is None else sizes_from_bias(factors.left * lengths.T, best.unmixing, bias)

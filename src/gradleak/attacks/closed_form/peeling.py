@@ -7,6 +7,7 @@ and cotangents of the layer before, and so on. Each equation weighs as much as i
 """
 
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gradleak.attacks.closed_form.layers import Activation, Affine, AveragePool, Chain, Reshape
-from gradleak.linalg import ConvolutionEquations, conjugate_gradients
+from gradleak.linalg import ConvolutionEquations, solve_convolution
 
 _MOST_STEPS = 2000
 # Remaining error of a solve, as a share of the statistical one (in energy); small, since the preconditioner, by which
@@ -85,7 +86,9 @@ class Peeled:
     obstacle: str = ""
 
 
-def peel(chain: Chain, gradient: Mapping[str, Tensor], front: Front, *, precision: float) -> Peeled:
+def peel(
+    chain: Chain, gradient: Mapping[str, Tensor], front: Front, *, precision: float, deadline: float = math.inf
+) -> Peeled:
     """Peel from a known layer input down to the model's input, or to the first layer that is not determined.
 
     Args:
@@ -93,6 +96,7 @@ def peel(chain: Chain, gradient: Mapping[str, Tensor], front: Front, *, precisio
         gradient: the update as the gradient of the loss whose cotangents `front` holds, by name.
         front: a known layer input, usually what enters the last layer.
         precision: relative rounding of the update's entries, for float32 about 6e-8.
+        deadline: reading of `time.perf_counter` after which it goes no deeper.
 
     Returns:
         How far it came.
@@ -110,14 +114,20 @@ def peel(chain: Chain, gradient: Mapping[str, Tensor], front: Front, *, precisio
         affine = chain.layers[position] if position >= 0 else None
         if not isinstance(affine, Affine):
             return Peeled(front, tuple(counts), "an activation that does not follow a layer with a weight")
+        if time.perf_counter() >= deadline:
+            return Peeled(front, tuple(counts), "the time is spent")
         outputs = _outputs(affine, activation, front)
         count, obstacle = _count(affine, outputs, active_only=activation is not None and activation.kind == "relu")
         counts.append(count)
         if obstacle:
             return Peeled(front, tuple(counts), obstacle)
-        deeper = _through(affine, position, outputs, gradient[affine.name].double(), precision)
+        deeper = _through(affine, position, outputs, gradient[affine.name].double(), precision, deadline)
         if deeper is None:
-            return Peeled(front, tuple(counts), f"the equations of {affine.name} are too ill-conditioned to be solved")
+            late = time.perf_counter() >= deadline
+            why = (
+                "the time is spent" if late else f"the equations of {affine.name} are too ill-conditioned to be solved"
+            )
+            return Peeled(front, tuple(counts), why)
         front = deeper
     return Peeled(front, tuple(counts))
 
@@ -166,10 +176,11 @@ def _count(affine: Affine, outputs: _Outputs, *, active_only: bool) -> tuple[Lay
     if not affine.is_convolution:
         of_gradient = min(count, affine.weight.shape[0]) * affine.weight.shape[1]
     else:
-        blocks = _equations(affine, outputs, 1.0).gradient_blocks()
-        of_gradient = affine.weight.shape[1] * sum(min(len(block), block[0].numel()) for _, block in blocks)
+        of_gradient = _equations(affine, outputs, 1.0).most_gradient_equations()
     result = LayerCount(affine.name, unknowns, forward + of_gradient)
     if result.determined and active_only and affine.is_convolution:
+        if count > 1:
+            return result, f"{affine.name} is below inactive units, and its rank in a batch is not known"
         result = LayerCount(affine.name, unknowns, _rank(affine, outputs))
     if result.determined:
         return result, ""
@@ -217,7 +228,9 @@ def _rank(affine: Affine, outputs: _Outputs) -> int:
     return of_gradient + int((values > _RANK_TOLERANCE * values.max()).sum())
 
 
-def _through(affine: Affine, position: int, outputs: _Outputs, gradient: Tensor, precision: float) -> Front | None:
+def _through(
+    affine: Affine, position: int, outputs: _Outputs, gradient: Tensor, precision: float, deadline: float
+) -> Front | None:
     """Solve for the inputs of a layer with a weight, and carry the cotangents through it; None without convergence."""
     rounding = float(gradient.square().mean().sqrt()) * math.hypot(precision, outputs.relative_std)
     if not affine.is_convolution:
@@ -226,18 +239,16 @@ def _through(affine: Affine, position: int, outputs: _Outputs, gradient: Tensor,
         smallest = float(torch.linalg.svdvals(outputs.cotangents)[-1])
         return Front(position, values, outputs.cotangents @ affine.weight, rounding / max(smallest, 1e-300))
     equations = _equations(affine, outputs, rounding**-2)
-    preconditioner, variance = equations.preconditioner()
-    right_side = equations.right_side(outputs.values, gradient)
-    solution = conjugate_gradients(
-        equations.normal,
-        right_side,
-        torch.zeros_like(right_side),
-        preconditioner=preconditioner,
-        energy=_SOLVE_SHARE * right_side.numel(),
+    solution = solve_convolution(
+        equations,
+        equations.right_side(outputs.values, gradient),
+        share=_SOLVE_SHARE,
         max_steps=_MOST_STEPS,
+        deadline=deadline,
     )
+    if time.perf_counter() >= deadline:
+        return None
     # Saturated smooth units make the solve slow and the result rough; missing ones can leave it without meaning.
     if solution.steps == _MOST_STEPS and not bool((outputs.precision > 0).all()):
         return None
-    cotangents = equations.adjoint_windows(affine.weight.flatten(1).T @ outputs.cotangents.flatten(2))
-    return Front(position, solution.x, cotangents, variance**0.5)
+    return Front(position, solution.x, equations.adjoint_outputs(outputs.cotangents), solution.variance**0.5)

@@ -24,6 +24,7 @@ from gradleak.threat import Observation
 class LayerRecursion:
     """The attack of `layer_recursion`."""
 
+    max_seconds: float | None = None
     name: str = "layer_recursion"
 
     def __call__(self, observation: Observation, *, seed: int = 0, progress: Progress | None = None) -> Reconstruction:
@@ -63,7 +64,8 @@ class LayerRecursion:
             cotangents = (example.residual @ head.weight)[None]
             front = Front(len(chain.layers) - 1, example.features[None], cotangents, std)
             gradient = {name: tensor.double() for name, tensor in update.items()}
-            peeled = peel(chain, gradient, front, precision=example.precision)
+            deadline = math.inf if self.max_seconds is None else began + self.max_seconds
+            peeled = peel(chain, gradient, front, precision=example.precision, deadline=deadline)
         if peeled.obstacle:
             return peeled.obstacle
         variable = chain.denormalize(peeled.front.values)
@@ -122,10 +124,10 @@ def layer_recursion(
     Args:
         restarts: accepted like by every attack; there is nothing to restart.
         max_evaluations: likewise; one evaluation is used, to compare the result with the update.
-        max_seconds: likewise; the work is a few hundred small convolutions for each layer.
+        max_seconds: wall time; None for no limit. The work is a few hundred small convolutions for each layer.
 
     Returns:
         The attack.
     """
-    del restarts, max_evaluations, max_seconds
-    return LayerRecursion()
+    del restarts, max_evaluations
+    return LayerRecursion(max_seconds)

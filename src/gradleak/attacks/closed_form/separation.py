@@ -7,6 +7,7 @@ A lie in the row space of dW, so `A = K V` with the right singular vectors V and
 """
 
 import math
+import time
 from dataclasses import dataclass
 
 import torch
@@ -83,7 +84,7 @@ class Separation:
         return self.misfit < _CERTIFIED
 
 
-def separate(problem: HeadProblem, *, starts: int = 8, seed: int = 0) -> Separation:
+def separate(problem: HeadProblem, *, starts: int = 8, seed: int = 0, deadline: float = math.inf) -> Separation:
     """Solve for the features of every example by Levenberg-Marquardt on N x N unknowns.
 
     The first start gives all examples the exact mean softmax `db + mean(Y)`; further ones jitter its logarithm, which
@@ -93,6 +94,7 @@ def separate(problem: HeadProblem, *, starts: int = 8, seed: int = 0) -> Separat
         problem: the equations.
         starts: how many starts at most; the first that is certified ends the search.
         seed: of the jitter.
+        deadline: reading of `time.perf_counter` after which the present state is returned.
 
     Returns:
         The best separation found, certified or not.
@@ -108,9 +110,11 @@ def separate(problem: HeadProblem, *, starts: int = 8, seed: int = 0) -> Separat
     repeated = bool((torch.pdist(problem.targets) == 0).any()) if count > 1 else False
     best, best_cost, tried = torch.zeros(count, count).double(), math.inf, 0
     for start in range(max(1, starts)):
+        if tried and time.perf_counter() >= deadline:
+            break
         tried += 1
         jitter = torch.randn(problem.targets.shape, generator=generator, dtype=torch.float64)
-        mixture, cost = equations.solve(equations.start(jitter * (_JITTER if start or repeated else 0.0)))
+        mixture, cost = equations.solve(equations.start(jitter * (_JITTER if start or repeated else 0.0)), deadline)
         if cost < best_cost:
             best, best_cost = mixture, cost
         if best_cost / equations.count < _CERTIFIED:
@@ -183,12 +187,14 @@ class _Equations:
         back = _softmax_derivative(probabilities, scales * (mixture @ weight.T + bias))
         return back @ self.logits.T + residuals @ weight
 
-    def solve(self, mixture: Tensor) -> tuple[Tensor, float]:
+    def solve(self, mixture: Tensor, deadline: float) -> tuple[Tensor, float]:
         """Levenberg-Marquardt with Marquardt's scaling; returns K and the sum of squared misfits."""
         probabilities, weight, bias = self.evaluate(mixture)
         cost = self.cost(mixture, weight, bias)
         damping = 1e-2
         for _ in range(_MOST_STEPS):
+            if time.perf_counter() >= deadline:
+                break
             step = self._step(mixture, probabilities, weight, bias, damping)
             trial = mixture - step
             found = self.evaluate(trial)

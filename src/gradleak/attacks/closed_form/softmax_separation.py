@@ -1,5 +1,6 @@
 """A batch through its softmax head: features of every example, then the layers below, then the pixels."""
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gradleak.attacks.closed_form.answers import answer
-from gradleak.attacks.closed_form.layers import Affine, Chain, read_chain
+from gradleak.attacks.closed_form.layers import Activation, Affine, Chain, read_chain
 from gradleak.attacks.closed_form.peeling import Front, Peeled, peel
 from gradleak.attacks.closed_form.pixels import PixelSearch, below_front, peeled_objective, search_pixels
 from gradleak.attacks.closed_form.separation import HeadProblem, Separation, separate
@@ -22,6 +23,8 @@ from gradleak.threat import Observation
 _MOST_EXCHANGES = 40
 _EXCHANGE_STARTS = 2
 _TYPICAL_INPUTS = 256
+# Of the seconds, what the features may take; without any left for the pixels they would be in vain.
+_FEATURE_SHARE = 0.5
 # Features whose error exceeds this share of their spread do not determine what lies below them.
 _ROUGH = 3e-3
 
@@ -55,11 +58,13 @@ class SoftmaxSeparation:
         if isinstance(prepared, str):
             return not_applicable(self.name, observation, prepared)
         chain, head, form, labels = prepared
+        seconds = math.inf if self.max_seconds is None else self.max_seconds
+        deadline = began + _FEATURE_SHARE * seconds
         with torch.no_grad():
-            labels, separation = _separate(observation, chain, head, form, labels, self.starts, seed)
+            labels, separation = _separate(observation, chain, head, form, labels, self.starts, seed, deadline)
             gradient = {name: tensor.double() for name, tensor in observation.update.tensors.items()}
             precision = _precision(observation)
-            peeled = _peel(chain, head, separation, gradient, precision)
+            peeled = _peel(chain, head, separation, gradient, precision, began + seconds)
         message = _certificate(separation) + "".join(f"; {count}" for count in peeled.counts)
         if peeled.front.index == 0:
             variable = chain.denormalize(peeled.front.values)
@@ -104,6 +109,9 @@ def _prepare(observation: Observation) -> tuple[Chain, Affine, LossForm, Tensor]
     chain = read_chain(observation.task, observation.state)
     if isinstance(chain, str):
         return f"the model is not a chain of layers: {chain}"
+    if count == 1 and any(isinstance(layer, Activation) and layer.kind == "relu" for layer in chain.layers):
+        # What layer_recursion leaves open, a search of the pixels alone answers worse than one that knows the masks.
+        return "one example leaves nothing to separate, and ReLU leaves its pixels to a search that knows the masks"
     head = chain.layers[-1]
     if not isinstance(head, Affine) or head.is_convolution or head.bias_name is None:
         return "the outputs do not come from a linear layer with a trained bias"
@@ -132,7 +140,14 @@ def _typical(task: Task, chain: Chain) -> Tensor:
 
 
 def _separate(
-    observation: Observation, chain: Chain, head: Affine, form: LossForm, labels: Tensor, starts: int, seed: int
+    observation: Observation,
+    chain: Chain,
+    head: Affine,
+    form: LossForm,
+    labels: Tensor,
+    starts: int,
+    seed: int,
+    deadline: float,
 ) -> tuple[Tensor, Separation]:
     """Separate with the recovered labels, and if that is not certified with single labels exchanged."""
     update = observation.update.tensors
@@ -145,7 +160,7 @@ def _separate(
         problem = HeadProblem(
             weight, bias, head.weight, head.bias, form.targets[candidate], scales, _precision(observation), typical
         )
-        return separate(problem, starts=starts, seed=seed)
+        return separate(problem, starts=starts, seed=seed, deadline=deadline)
 
     best_labels, best = labels, attempt(labels, starts)
     if best.certified or observation.targets is not None:
@@ -154,7 +169,7 @@ def _separate(
         found = attempt(candidate, _EXCHANGE_STARTS)
         if found.misfit < best.misfit:
             best_labels, best = candidate, found
-        if best.certified:
+        if best.certified or time.perf_counter() >= deadline:
             break
     return best_labels, best
 
@@ -174,7 +189,9 @@ def _exchanges(labels: Tensor, bias_gradient: Tensor, most: int) -> list[Tensor]
     return [torch.tensor(key) for key in ordered]
 
 
-def _peel(chain: Chain, head: Affine, separation: Separation, gradient: dict[str, Tensor], precision: float) -> Peeled:
+def _peel(
+    chain: Chain, head: Affine, separation: Separation, gradient: dict[str, Tensor], precision: float, deadline: float
+) -> Peeled:
     """Peel below the separated features, unless they are too rough for it."""
     features = separation.features
     rounding = precision * float(features.square().mean().sqrt())
@@ -183,7 +200,7 @@ def _peel(chain: Chain, head: Affine, separation: Separation, gradient: dict[str
     rough = len(features) > 1 and std > max(_ROUGH * float(features.std(dim=0).mean()), 10 * rounding)
     if rough or not separation.certified:
         return Peeled(front, (), "the features are too rough to peel below them")
-    return peel(chain, gradient, front, precision=precision)
+    return peel(chain, gradient, front, precision=precision, deadline=deadline)
 
 
 def _certificate(separation: Separation) -> str:

@@ -1,5 +1,6 @@
 """Exact batches through ReLU layers: the low rank and the sparsity of a linear layer's gradient."""
 
+import math
 import time
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -64,41 +65,47 @@ class Spear:
             return not_applicable(self.name, observation, chain)
         if len(chain.weights) < 2:
             return not_applicable(self.name, observation, f"no linear layer receives the ReLU of {chain.entry.weight}")
-        found = self._inputs(observation, chain, seed, began)
+        deadline = math.inf if self.max_seconds is None else began + self.max_seconds
+        found = self._inputs(observation, chain, seed, deadline)
         if isinstance(found, str):
             return not_applicable(self.name, observation, found)
         variable = chain.entry.variable(found.inputs, observation.task.space.variable_shape)
         message = f"{found.way}; ReLU patterns agree at {found.agreement:.2%} of units"
         return answer(self.name, observation, variable, targets_of(observation, variable), began=began, message=message)
 
-    def _inputs(self, observation: Observation, chain: ReluChain, seed: int, began: float) -> Separated | str:
+    def _inputs(self, observation: Observation, chain: ReluChain, seed: int, deadline: float) -> Separated | str:
         """Separate at the last hidden layer and go down, or sample at the first one."""
         reason = "the layers above the first do not lead to the outputs through ReLUs alone"
         if self.search != "sampling" and chain.reaches_outputs:
-            found = self._at_layer(observation, chain, len(chain.weights) - 2, "algebra", seed, began)
+            found = self._at_layer(observation, chain, len(chain.weights) - 2, "algebra", seed, deadline)
             if not isinstance(found, str):
-                found = _refine(observation, chain, len(chain.weights) - 2, found)
+                found = _refine(observation, chain, len(chain.weights) - 2, found, deadline)
                 for index in range(len(chain.weights) - 3, -1, -1):
-                    found = _refine(observation, chain, index, _layer_below(observation, chain, index, found))
+                    below = _layer_below(observation, chain, index, found)
+                    found = _refine(observation, chain, index, below, deadline)
                 return found
             reason = found
         if self.search == "algebra":
             return reason
-        found = self._at_layer(observation, chain, 0, "sampling", seed, began)
+        found = self._at_layer(observation, chain, 0, "sampling", seed, deadline)
         return f"{reason}; sampling: {found}" if isinstance(found, str) and self.search == "auto" else found
 
     def _at_layer(
-        self, observation: Observation, chain: ReluChain, index: int, way: Search, seed: int, began: float
+        self, observation: Observation, chain: ReluChain, index: int, way: Search, seed: int, deadline: float
     ) -> Separated | str:
         """Separate the batch at one hidden layer."""
         name = chain.weights[index]
         weight_gradient, bias_gradient = _gradients(observation, name)
         if bias_gradient is None:
             return f"{name} has no trained bias, which gives the scale"
+        if way == "sampling" and (observation.batch_size or 0) > _SAMPLING_LIMIT:
+            return f"{observation.batch_size} examples are more than the {_SAMPLING_LIMIT} that sampling can separate"
         rank = singular_values_above_rounding(weight_gradient)
         count = observation.batch_size or rank
         if rank < count or rank >= min(weight_gradient.shape):
             return f"the gradient of {name} has rank {rank} of {min(weight_gradient.shape)}, for {count} examples"
+        if time.perf_counter() >= deadline:
+            return "the time is spent"
         factors = factorize(weight_gradient, count)
         lengths = factors.left.norm(dim=1)
         tolerance = _tolerance(weight_gradient)
@@ -117,14 +124,13 @@ class Spear:
         elif count > _SAMPLING_LIMIT:
             return f"{count} examples are more than the {_SAMPLING_LIMIT} that sampling can separate"
         else:
-            seconds = torch.inf if self.max_seconds is None else self.max_seconds - (time.perf_counter() - began)
             mixing, drawn = mixing_by_sampling(
                 factors.left[live],
                 tolerance,
                 generator,
                 zero_fraction=self.zero_fraction,
                 max_samples=self.max_samples,
-                seconds=seconds,
+                seconds=deadline - time.perf_counter(),
                 certify=lambda directions: finish(directions, "").agreement >= _CERTAIN,
             )
             text = f"{count} examples separated at {name} by {drawn} draws"
@@ -199,7 +205,7 @@ def _layer_below(observation: Observation, chain: ReluChain, index: int, above: 
     return Separated(inputs, cotangents, above.agreement, above.way)
 
 
-def _refine(observation: Observation, chain: ReluChain, index: int, found: Separated) -> Separated:
+def _refine(observation: Observation, chain: ReluChain, index: int, found: Separated, deadline: float) -> Separated:
     """Send a layer's inputs forward for sharper derivatives, and these back for sharper inputs, while the error falls.
 
     Rounding of the update enters the separation amplified; from the derivatives of the forward pass, the inputs follow
@@ -212,6 +218,8 @@ def _refine(observation: Observation, chain: ReluChain, index: int, found: Separ
     best, smallest = found, torch.inf
     inputs = found.inputs
     for _ in range(_REFINEMENTS):
+        if time.perf_counter() >= deadline:
+            break
         cotangents = _derivatives(observation, chain.weights[index:], inputs)
         error = float((gradient - cotangents.T @ inputs).norm())
         if not error < smallest:
@@ -261,7 +269,7 @@ def spear(
         max_samples: draws of the sampling search.
         restarts: accepted like by every attack; there is nothing to restart.
         max_evaluations: likewise; one evaluation is used, to compare the result with the update.
-        max_seconds: wall time of the sampling search; None for no limit.
+        max_seconds: wall time, checked between factorizations, refinements and blocks of draws; None for no limit.
 
     Returns:
         The attack.

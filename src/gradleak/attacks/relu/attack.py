@@ -26,6 +26,8 @@ from gradleak.threat import Observation
 
 # Evaluations of each restart when neither limit is given.
 _EVALUATIONS = 1_500
+# The convex end takes about as long as this many peelings, of which the first eight cannot be interrupted.
+_PEELINGS = 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +78,12 @@ class ReluInversion:
         if isinstance(plan, str):
             return not_applicable(self.name, observation, plan)
         if plan.front is not None and plan.front.position == 0:
-            return self._convex(observation, plan, began)
+            peeling = time.perf_counter() - began
+            short = self.max_seconds is not None and self.max_seconds < (1 + _PEELINGS) * peeling
+            found = None if short else self._convex(observation, plan, began)
+            if found is not None:
+                return found
+            plan = _Plan(plan.targets, f"{plan.reason}; whole network: the time is too short for the convex end")
         return self._search(observation, plan, began, seed, progress)
 
     def _plan(self, observation: Observation, seed: int) -> _Plan | str:
@@ -100,8 +107,8 @@ class ReluInversion:
         chain, stack, front = peeled
         return _Plan(targets, f"peeled: {'; '.join(front.account) or 'features'}", chain, stack, front)
 
-    def _convex(self, observation: Observation, plan: _Plan, began: float) -> Reconstruction:
-        """The whole network was peeled down to its first layer."""
+    def _convex(self, observation: Observation, plan: _Plan, began: float) -> Reconstruction | None:
+        """The whole network was peeled down to its first layer; None if the time does not suffice."""
         assert plan.chain is not None
         assert plan.stack is not None
         assert plan.front is not None
@@ -114,8 +121,11 @@ class ReluInversion:
         settings = self.splitting
         if self.max_evaluations is not None:
             settings = replace(settings, sweeps=max(1, min(settings.sweeps, self.max_evaluations - 1)))
-        deadline = None if self.max_seconds is None else began + self.max_seconds
-        image, sweeps = least_variation(facts, space.shape, space.bounds, settings, deadline=deadline)
+        deadline = math.inf if self.max_seconds is None else began + self.max_seconds
+        ended = least_variation(facts, space.shape, space.bounds, settings, deadline=deadline)
+        if ended is None:
+            return None
+        image, sweeps = ended
         message = (
             f"{plan.reason}; convex end: {facts.count} equations and {len(facts.limits)} inequalities for "
             f"{image.numel()} pixels, {sweeps} sweeps"

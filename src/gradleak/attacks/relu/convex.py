@@ -19,6 +19,7 @@ from gradleak.attacks.relu.stack import Front, forward_matrix, weight_gradient_m
 
 LARGEST_IMAGE = 4_096
 """Most unknowns for which the factorization, of order unknowns, is a matter of seconds."""
+_BLOCK = 384
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,8 @@ def least_variation(
     bounds: tuple[float, float],
     settings: Splitting,
     *,
-    deadline: float | None = None,
-) -> tuple[Tensor, int]:
+    deadline: float = math.inf,
+) -> tuple[Tensor, int] | None:
     """Minimize the color-coupled total variation subject to the facts and the box.
 
     Args:
@@ -112,13 +113,18 @@ def least_variation(
         deadline: value of `time.perf_counter()` after which the present image is returned.
 
     Returns:
-        The image `[C, H, W]`, float64, and the number of sweeps.
+        The image `[C, H, W]`, float64, and the number of sweeps; None if the factorization does not end in half of
+        the time.
     """
     differences = _differences(shape)
     pixels = shape[0] * shape[1] * shape[2]
     splits = sparse.csr_matrix(sparse.vstack([sparse.identity(pixels), differences, facts.below]))
     normal = settings.stiffness * facts.normal + settings.step * torch.from_numpy((splits.T @ splits).toarray())
-    factor = torch.linalg.cholesky(normal)
+    # Whoever calls needs the other half to do something else.
+    now = time.perf_counter()
+    factor = cholesky_in_time(normal, now + 0.5 * (deadline - now))
+    if factor is None:
+        return None
     fixed = torch.cholesky_solve(settings.stiffness * facts.right_side[:, None], factor)[:, 0]
     # The equations are met by `fixed` in float64; what the sweeps add lies where equations say little.
     quick = factor.float()
@@ -127,7 +133,7 @@ def least_variation(
     split = splits @ image
     multiplier = np.zeros_like(split)
     sweep = 0
-    while sweep < settings.sweeps and (sweep == 0 or deadline is None or time.perf_counter() < deadline):
+    while sweep < settings.sweeps and (sweep == 0 or time.perf_counter() < deadline):
         sweep += 1
         moved = split + multiplier
         split_target = _project(moved, pixels, shape, bounds, limits, 1 / settings.step)
@@ -136,6 +142,28 @@ def least_variation(
         image = fixed.numpy() + torch.cholesky_solve(pull[:, None], quick)[:, 0].double().numpy()
         split = splits @ image
     return torch.from_numpy(image).view(shape), sweep
+
+
+def cholesky_in_time(matrix: Tensor, deadline: float) -> Tensor | None:
+    """The lower Cholesky factor, block by block so that the clock can be looked at in between.
+
+    Args:
+        matrix: symmetric positive definite, `[n, n]`.
+        deadline: value of `time.perf_counter()` after which it gives up.
+
+    Returns:
+        The factor; None if it did not end in time.
+    """
+    factor = matrix.clone()
+    for first in range(0, len(factor), _BLOCK):
+        if time.perf_counter() >= deadline:
+            return None
+        own, below = slice(first, first + _BLOCK), slice(first + _BLOCK, None)
+        factor[own, own] = torch.linalg.cholesky(factor[own, own])
+        column = torch.linalg.solve_triangular(factor[own, own].T, factor[below, own], upper=True, left=False)
+        factor[below, own] = column
+        factor[below, below] -= column @ column.T
+    return factor.tril_()
 
 
 def _differences(shape: tuple[int, int, int]) -> sparse.csr_matrix:
