@@ -104,28 +104,30 @@ class ConvolutionEquations:
                 pixels = places[top :: self.stride[0], left :: self.stride[1]].reshape(-1)
                 yield pixels, block.reshape(count, -1, len(pixels)).transpose(0, 1)
 
-    def preconditioner(self) -> tuple[Operator, float]:
+    def preconditioner(self) -> tuple[Operator, Tensor]:
         """An approximate inverse of the normal matrix: gradient equations exact, output equations as their mean.
 
         Returns:
-            The operator, and the mean of its diagonal, which estimates the variance of an unknown.
+            The operator, and for each example the mean of its diagonal, which estimates the variance of an unknown
+            `[N]`.
         """
         count, unknowns = len(self.cotangents), self.size[0] * self.size[1]
-        energy = self.weight.square().sum(dim=(1, 2, 3)) @ self.output_precision.sum(dim=(0, 2, 3))
-        ridge = _RIDGE_SHARE * float(energy) / (count * self.weight.shape[1] * unknowns)
-        if ridge <= 0 or count * -(-unknowns // (self.stride[0] * self.stride[1])) > _LARGEST_BLOCK:
-            scale = 1.0 / max(ridge, self.gradient_precision * float(self.cotangents.square().sum()) / count, 1e-300)
-            return (lambda residual: residual * scale), scale
+        energy = self.output_precision.sum(dim=(2, 3)) @ self.weight.square().sum(dim=(1, 2, 3))
+        ridge = _RIDGE_SHARE * energy / (self.weight.shape[1] * unknowns)
+        if float(ridge.min()) <= 0 or count * -(-unknowns // (self.stride[0] * self.stride[1])) > _LARGEST_BLOCK:
+            of_gradient = self.gradient_precision * self.cotangents.square().sum() / count
+            scale = 1.0 / torch.maximum(ridge, of_gradient).clamp(min=1e-300)
+            return (lambda residual: residual * scale.view(-1, 1, 1, 1)), scale
         places: list[Tensor] = []
         inverses: list[Tensor] = []
         for pixels, block in self.gradient_blocks():
             matrix = block.flatten(1)
             normal = self.gradient_precision * (matrix.T @ matrix)
-            normal.diagonal().add_(ridge)
+            normal.diagonal().add_(ridge.repeat_interleave(len(pixels)))
             inverses.append(torch.cholesky_inverse(torch.linalg.cholesky(normal)))
             places.append(pixels)
-        trace = sum(float(inverse.diagonal().sum()) for inverse in inverses)
-        return self._block_diagonal(places, inverses), trace / (count * unknowns)
+        traces = torch.stack([inverse.diagonal().view(count, -1).sum(dim=1) for inverse in inverses])
+        return self._block_diagonal(places, inverses), traces.sum(dim=0) / unknowns
 
     def _block_diagonal(self, places: list[Tensor], inverses: list[Tensor]) -> Operator:
         """Multiply each group of pixels with its matrix, the same for all channels."""

@@ -9,8 +9,9 @@ from torch import Tensor
 from gradleak.attacks.closed_form.answers import answer
 from gradleak.attacks.closed_form.layers import Affine, Chain, read_chain
 from gradleak.attacks.closed_form.peeling import Front, Peeled, peel
-from gradleak.attacks.closed_form.pixels import PixelSearch, below_front, peeled_objective, search_pixels
+from gradleak.attacks.closed_form.pixels import PixelSearch, below_front, search_pixels
 from gradleak.attacks.closed_form.separation import HeadProblem, Separation, separate
+from gradleak.attacks.closed_form.whitening import Whitening
 from gradleak.attacks.labels.counts import NoCounts, recover_counts
 from gradleak.attacks.labels.dummies import dummy_variables
 from gradleak.attacks.labels.loss_form import LossForm, find_loss_form
@@ -41,7 +42,7 @@ class SoftmaxSeparation:
     """
 
     schedule: PixelSearch = PixelSearch()
-    rough_schedule: PixelSearch = PixelSearch(weights=(0.1, 0.03, 0.01), steps=200)
+    rough_schedule: PixelSearch = PixelSearch(weights=(0.1, 0.03, 0.01), steps=(150, 150, 150))
     starts: int = 12
     max_seconds: float | None = None
     max_evaluations: int | None = None
@@ -68,10 +69,9 @@ class SoftmaxSeparation:
         if not isinstance(space, ImageSpace):
             return not_applicable(self.name, observation, f"{message}; {peeled.obstacle}, and rows have no prior")
         grey = torch.full((len(labels), *space.shape), sum(space.bounds) / 2)
-        objective = peeled_objective(chain, gradient, peeled.front, grey, torch.float32)
         spent = time.perf_counter() - began
         result = search_pixels(
-            objective,
+            Whitening(chain, gradient, peeled.front, grey, precision=precision),
             grey,
             space.bounds,
             schedule=self.schedule if peeled.counts else self.rough_schedule,
@@ -178,9 +178,9 @@ def _peel(chain: Chain, head: Affine, separation: Separation, gradient: dict[str
     """Peel below the separated features, unless they are too rough for it."""
     features = separation.features
     rounding = precision * float(features.square().mean().sqrt())
-    std = max(float(separation.std.max()), rounding)
+    std = separation.std.clamp(min=rounding)
     front = Front(len(chain.layers) - 1, features, separation.residuals @ head.weight, std)
-    rough = len(features) > 1 and std > max(_ROUGH * float(features.std(dim=0).mean()), 10 * rounding)
+    rough = len(features) > 1 and float(std.min()) > max(_ROUGH * float(features.std(dim=0).mean()), 10 * rounding)
     if rough or not separation.certified:
         return Peeled(front, (), "the features are too rough to peel below them")
     return peel(chain, gradient, front, precision=precision)
