@@ -1,7 +1,7 @@
 """A batch through its softmax head: features of every example, then the layers below, then the pixels."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -33,8 +33,8 @@ class SoftmaxSeparation:
 
     Args:
         schedule: of the search for pixels that the equations leave open.
-        rough_schedule: of the same where the features are too rough to peel below them; following rough equations
-            closely costs more than it gains.
+        rough_schedule: of the same where the features are too rough to peel below them, so that the exact ones among
+            them are a smaller share of the equations.
         starts: how many starts the separation of a batch with repeated labels gets.
         max_seconds: wall time; None for no limit.
         max_evaluations: of the peeled objective; None for no limit.
@@ -42,7 +42,7 @@ class SoftmaxSeparation:
     """
 
     schedule: PixelSearch = PixelSearch()
-    rough_schedule: PixelSearch = PixelSearch(weights=(0.1, 0.03, 0.01), steps=(150, 150, 150))
+    rough_schedule: PixelSearch = PixelSearch(weights=(0.1, 0.01, 0.001, 1e-4, 2e-5), steps=(100, 100, 150, 200, 200))
     starts: int = 12
     max_seconds: float | None = None
     max_evaluations: int | None = None
@@ -179,10 +179,15 @@ def _peel(chain: Chain, head: Affine, separation: Separation, gradient: dict[str
     features = separation.features
     rounding = precision * float(features.square().mean().sqrt())
     std = separation.std.clamp(min=rounding)
-    front = Front(len(chain.layers) - 1, features, separation.residuals @ head.weight, std)
-    rough = len(features) > 1 and float(std.min()) > max(_ROUGH * float(features.std(dim=0).mean()), 10 * rounding)
+    residuals = separation.residuals
+    front = Front(len(chain.layers) - 1, features, residuals @ head.weight, std)
+    # An example tells as much of what its gradient weighs.
+    share = residuals.square().sum(dim=1) / residuals.square().sum().clamp(min=1e-300)
+    typical = float((share * std.square()).sum().sqrt())
+    rough = len(features) > 1 and typical > max(_ROUGH * float(features.std(dim=0).mean()), 10 * rounding)
     if rough or not separation.certified:
-        return Peeled(front, (), "the features are too rough to peel below them")
+        covariance = separation.covariance + torch.diag(torch.full_like(std, rounding**2))
+        return Peeled(replace(front, covariance=covariance), (), "the features are too rough to peel below them")
     return peel(chain, gradient, front, precision=precision)
 
 

@@ -49,15 +49,15 @@ class PeeledObjective:
 
     def __call__(self, variable: Tensor) -> Tensor:
         """The misfit of images `[N, C, H, W]`, a scalar."""
-        return torch.stack(list(self.squares(variable).values())).sum() / self.count
+        return torch.stack([square.sum() for square in self.squares(variable).values()]).sum() / self.count
 
     def squares(self, variable: Tensor) -> dict[str, Tensor]:
-        """Whitened misfit of the front, called "", and of each weight's gradient."""
+        """Whitened misfit of the front, called "" and one for each combination, and of each weight's gradient."""
         values, simulated = below_front(self.chain, self.front, variable)
         away = torch.einsum("ine,ne->ie", self.combinations, (values - self.front.values).flatten(1))
         squares = {"": _measured(self.metrics[""], away[:, :, None])}
         for name, observed in self.gradient.items():
-            squares[name] = _measured(self.metrics[name], _rows(simulated[name] - observed))
+            squares[name] = _measured(self.metrics[name], _rows(simulated[name] - observed)).sum()
         return squares
 
 
@@ -90,7 +90,9 @@ class Whitening:
         # Errors are those of values after the activation; combinations are put back in units before it.
         common = (mixing.T.square() @ slopes.square()).sqrt().clamp(min=1e-12)
         self.combinations = mixing.T[:, :, None] * slopes[None] / common[:, None]
-        self.noise = variances.clamp(min=0)[:, None] / common.square()
+        # What the second order adds where examples trade large errors.
+        curved = mixing.T.square() @ (covariance.diagonal()[:, None] * bends).square()
+        self.noise = (variances.clamp(min=0)[:, None] + curved) / common.square()
         # Relative squared error of the cotangents: of each example, and of what all examples have in common.
         shaken = bends * self.front.cotangents.flatten(1)
         power = self.front.cotangents.square().sum().clamp(min=1e-300)
@@ -103,7 +105,10 @@ class Whitening:
         self.units = dict.fromkeys(sizes, 1.0)
         with torch.no_grad():
             squares = self(grey, 0.0).squares(grey.to(dtype))
-        self.units = {name: max(float(square), 1e-30) / sizes[name] for name, square in squares.items()}
+        # The median: values that are all error, past the range of an activation, say nothing about the unit.
+        self.units = {
+            name: max(float(square.median()), 1e-30) * square.numel() / sizes[name] for name, square in squares.items()
+        }
 
     def __call__(self, images: Tensor, tightness: float) -> PeeledObjective:
         """The objective around images.
@@ -176,8 +181,8 @@ class Whitening:
 
 
 def _measured(factor: Tensor, rows: Tensor) -> Tensor:
-    """Squared norm of a factor times columns, or of a diagonal times columns."""
-    return (factor @ rows if factor.dim() >= rows.dim() else factor[..., None] * rows).square().sum()
+    """Squared norm of a factor times columns, or of a diagonal times columns, over the last two dimensions."""
+    return (factor @ rows if factor.dim() >= rows.dim() else factor[..., None] * rows).square().sum(dim=(-2, -1))
 
 
 def _rows(gradient: Tensor) -> Tensor:
