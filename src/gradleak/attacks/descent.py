@@ -133,7 +133,7 @@ def _features(observation: Observation, chain: Chain, targets: Tensor, settings:
     if value > _FOUND:
         return None
     cotangents = derivative(head(features[None])) @ head.weight
-    return Front(len(chain.layers) - 1, features[None], cotangents, 0.0)
+    return Front(len(chain.layers) - 1, features[None], cotangents, torch.zeros(1))
 
 
 def _lower(observation: Observation, chain: Chain, front: Front, settings: Descent, purse: Purse) -> Front:
@@ -158,7 +158,7 @@ def _lower(observation: Observation, chain: Chain, front: Front, settings: Desce
         if value > _FOUND:
             return front
         values = point.view(shape)
-        front = Front(index, values, torch.func.vjp(section, values)[1](front.cotangents)[0], 0.0)
+        front = Front(index, values, torch.func.vjp(section, values)[1](front.cotangents)[0], torch.zeros(1))
     return front
 
 

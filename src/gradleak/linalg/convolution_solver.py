@@ -39,12 +39,12 @@ class ConvolutionSolution:
 
     Attributes:
         x: `[N, I, H, W]`.
-        variance: estimate of an unknown's mean variance.
+        variance: estimate of an unknown's mean variance, for each example `[N]`.
         steps: of conjugate gradients.
     """
 
     x: Tensor
-    variance: float
+    variance: Tensor
     steps: int
 
 
@@ -81,8 +81,8 @@ def solve_convolution(
     return ConvolutionSolution(found.x, variance, found.steps)
 
 
-def _inverse(equations: ConvolutionEquations) -> tuple[Operator, float]:
-    """The best approximate inverse that is affordable, and the mean of its diagonal."""
+def _inverse(equations: ConvolutionEquations) -> tuple[Operator, Tensor]:
+    """The best approximate inverse that is affordable, and for each example the mean of its diagonal `[N]`."""
     outputs = OutputsInverse.of(equations)
     if outputs is not None:
         return outputs, outputs.variance()
@@ -90,14 +90,14 @@ def _inverse(equations: ConvolutionEquations) -> tuple[Operator, float]:
     if gradient is not None:
         return gradient, gradient.variance
     scale = _mean_inverse(equations)
-    return (lambda residual: residual * scale), scale
+    return (lambda residual: residual * scale.view(-1, 1, 1, 1)), scale
 
 
-def _mean_inverse(equations: ConvolutionEquations) -> float:
-    """One over the mean diagonal of the normal matrix, about."""
-    ridge = _RIDGE_SHARE * float(output_diagonal(equations).mean())
-    gradient = equations.gradient_precision * float(equations.cotangents.square().sum()) / len(equations.cotangents)
-    return 1.0 / max(ridge, gradient, 1e-300)
+def _mean_inverse(equations: ConvolutionEquations) -> Tensor:
+    """One over the mean diagonal of the normal matrix, about, for each example `[N]`."""
+    ridge = _RIDGE_SHARE * output_diagonal(equations).mean(dim=(1, 2, 3))
+    gradient = equations.gradient_precision * equations.cotangents.square().sum() / len(equations.cotangents)
+    return 1.0 / torch.maximum(ridge, gradient).clamp(min=1e-300)
 
 
 def output_diagonal(equations: ConvolutionEquations) -> Tensor:
@@ -138,10 +138,11 @@ class GradientInverse:
         count, channels, *size = equations.shape
         pixels = size[0] * size[1]
         ridge = output_diagonal(equations)
-        mean = float(ridge.mean())
-        if mean <= 0 or count * -(-pixels // (equations.stride[0] * equations.stride[1])) > _LARGEST_BLOCK:
+        # Of each example by itself: one that is known roughly must not set the scale of the others.
+        mean = ridge.mean(dim=(1, 2, 3), keepdim=True)
+        if float(mean.min()) <= 0 or count * -(-pixels // (equations.stride[0] * equations.stride[1])) > _LARGEST_BLOCK:
             return None
-        ridge = share * ridge.clamp(min=_LEAST_SEEN * mean)
+        ridge = share * torch.maximum(ridge, _LEAST_SEEN * mean)
         groups, inverses = [], []
         for group, block in equations.gradient_blocks():
             matrix = block.flatten(1)
@@ -173,9 +174,9 @@ class GradientInverse:
         return (rows @ self.blocks).view(-1).index_select(0, self.scatter).view(residual.shape)
 
     @property
-    def variance(self) -> float:
-        """The mean of the inverse's diagonal."""
-        return float(self.blocks.diagonal(dim1=1, dim2=2).sum()) / self.ridge.numel()
+    def variance(self) -> Tensor:
+        """The mean of the inverse's diagonal, for each example `[N]`."""
+        return self.blocks.diagonal(dim1=1, dim2=2)[self.places[0], self.places[1]].mean(dim=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,14 +224,16 @@ class OutputsInverse:
         spread = torch.zeros_like(outputs).view(-1).index_copy_(0, self.used, solved).view(outputs.shape)
         return step - self.gradient(self.equations.adjoint_outputs(spread))
 
-    def variance(self) -> float:
-        """The mean of the inverse's diagonal, by random signs (Hutchinson 1990)."""
+    def variance(self) -> Tensor:
+        """The mean of the inverse's diagonal for each example `[N]`, by random signs (Hutchinson 1990)."""
         generator = torch.Generator().manual_seed(0)
-        total = 0.0
+        totals: list[Tensor] = []
         for _ in range(_PROBES):
             signs = torch.randint(0, 2, self.equations.shape, generator=generator).to(self.scale) * 2 - 1
-            total += float(torch.mean(signs * self(signs)))
-        return total / _PROBES
+            totals.append((signs * self(signs)).mean(dim=(1, 2, 3)))
+        found = torch.stack(totals).mean(dim=0)
+        # One example's share of a positive form may come out negative.
+        return torch.maximum(found, _LEAST_SEEN * found.mean())
 
 
 def _of_outputs(equations: ConvolutionEquations, gradient: GradientInverse) -> Tensor:

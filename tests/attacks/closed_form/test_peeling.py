@@ -27,7 +27,12 @@ def known_features(
     head = chain.layers[-1]
     assert isinstance(head, Affine)
     residuals = (torch.softmax(values[-1], 1) - task.target_probabilities(classes).double()) / len(batch)
-    front = Front(len(chain.layers) - 1, values[-2], residuals @ head.weight, 1e-12)
+    front = Front(
+        len(chain.layers) - 1,
+        values[-2],
+        residuals @ head.weight,
+        torch.full((len(batch),), 1e-12, dtype=torch.float64),
+    )
     return chain, dict(observation.update.tensors), front, values
 
 
@@ -121,7 +126,7 @@ def test_photographs_in_a_batch_are_recognizable() -> None:
 
 def test_pixels_respect_their_budget() -> None:
     observation, _ = gl.capture(small_lenet(width=4), images(3), torch.tensor([0, 1, 2]))
-    short = SoftmaxSeparation(PixelSearch(steps=10), max_evaluations=12)(observation)
+    short = SoftmaxSeparation(PixelSearch(steps=(10,) * 4), max_evaluations=12)(observation)
     assert 2 <= short.evaluations <= 13
     assert "pixels: 2304 unknowns, " in short.message
     assert float(short.inputs.min()) >= 0

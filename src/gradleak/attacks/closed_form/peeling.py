@@ -62,13 +62,15 @@ class Front:
         index: position in the chain's layers; `values` enters `layers[index]`.
         values: `[N, ...]`, float64.
         cotangents: derivative of the loss with respect to `values`, `[N, ...]`.
-        std: estimated standard deviation of an entry of `values`.
+        std: estimated standard deviation of an entry of each example's `values`, `[N]`.
+        covariance: of such errors between examples, `[N, N]`; None if they are independent.
     """
 
     index: int
     values: Tensor
     cotangents: Tensor
-    std: float
+    std: Tensor
+    covariance: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,18 +155,22 @@ def _outputs(affine: Affine, activation: Activation | None, front: Front) -> _Ou
     shape = (len(front.values), *affine.output_shape)
     bias = affine.bias.view(-1, *[1] * (len(affine.output_shape) - 1))
     values, cotangents = front.values.reshape(shape), front.cotangents.reshape(shape)
-    relative_std = front.std / max(float(values.square().mean().sqrt()), 1e-300)
+    std = front.std.view(-1, *[1] * len(affine.output_shape)).expand_as(values)
+    # Errors of the cotangents count as much in the weight's gradient as the example itself.
+    share = cotangents.flatten(1).square().sum(dim=1) / cotangents.square().sum().clamp(min=1e-300)
+    relative = front.std / values.flatten(1).square().mean(dim=1).sqrt().clamp(min=1e-300)
+    relative_std = float((share * relative.square()).sum().sqrt())
     if activation is None:
-        precision = torch.full_like(values, front.std**-2)
+        precision = std**-2
         return _Outputs(values - bias, cotangents, precision, relative_std)
     low, high = activation.interval
     # Rounding may put a saturated value on or past the limit of its range, where it has no inverse.
-    inside = values if activation.kind == "relu" else values.clamp(low + 0.1 * front.std, high - 0.1 * front.std)
-    threshold = max(_ACTIVE_SIGMAS * front.std, _ACTIVE_SHARE * float(values.square().mean().sqrt()))
+    inside = values if activation.kind == "relu" else torch.clamp(values, low + 0.1 * std, high - 0.1 * std)
+    threshold = torch.clamp(_ACTIVE_SIGMAS * std, min=_ACTIVE_SHARE * float(values.square().mean().sqrt()))
     active = values > threshold if activation.kind == "relu" else torch.ones_like(values).bool()
     slope = activation.slope(inside) * active
     return _Outputs(
-        activation.inverse(inside) - bias, cotangents * slope, (slope / front.std).square() * active, relative_std
+        activation.inverse(inside) - bias, cotangents * slope, (slope / std).square() * active, relative_std
     )
 
 
@@ -237,7 +243,8 @@ def _through(
         # Row by row of dW: sum_n k_n x_n = dW, with as many equations as the layer has outputs.
         values = torch.linalg.lstsq(outputs.cotangents.T, gradient).solution
         smallest = float(torch.linalg.svdvals(outputs.cotangents)[-1])
-        return Front(position, values, outputs.cotangents @ affine.weight, rounding / max(smallest, 1e-300))
+        std = torch.full_like(values[:, 0], rounding / max(smallest, 1e-300))
+        return Front(position, values, outputs.cotangents @ affine.weight, std)
     equations = _equations(affine, outputs, rounding**-2)
     solution = solve_convolution(
         equations,
@@ -251,4 +258,4 @@ def _through(
     # Saturated smooth units make the solve slow and the result rough; missing ones can leave it without meaning.
     if solution.steps == _MOST_STEPS and not bool((outputs.precision > 0).all()):
         return None
-    return Front(position, solution.x, equations.adjoint_outputs(outputs.cotangents), solution.variance**0.5)
+    return Front(position, solution.x, equations.adjoint_outputs(outputs.cotangents), solution.variance.sqrt())

@@ -7,8 +7,8 @@ between the candidates; it starts strong on small images and falls.
 """
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -26,8 +26,14 @@ _OPPONENT = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
 _CORNER = 1e-3
 # The normalized objective is of order 1 at a grey image and may end at 1e-8.
 _SCALE = 1e3
-# A gradient this close to the observed one (squared, relative) at a grey image does not depend on the image.
-_CONSTANT = 1e-9
+# Below this misfit, float32 resolves nothing.
+_SMALLEST = 1e-8
+
+Objective = Callable[[Tensor], Tensor]
+"""Misfit of images `[N, C, H, W]`, 1 at a grey image."""
+
+Objectives = Callable[[Tensor, float], Objective]
+"""From the present images and the inverse of their misfit to the objective of the next stage."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ class PixelSearch:
     coarse: tuple[float, ...] = (0.25, 0.5)
     coarse_steps: int = 40
     weights: tuple[float, ...] = (0.1, 0.01, 0.001, 0.0001)
-    steps: int = 400
+    steps: tuple[int, ...] = (150, 200, 300, 150)
     chroma: float = 3.0
 
 
@@ -65,62 +71,6 @@ class PixelResult:
     evaluations: int
 
 
-@dataclass(frozen=True, eq=False)
-class PeeledObjective:
-    """Misfit of the layers below a front, 1 at a grey image.
-
-    Attributes:
-        chain: the network in the search's precision.
-        front: known values and cotangents of the input of `chain.layers[front.index]`.
-        gradient: gradients of the layers below, by name.
-        scales: squared misfit of each tensor at a grey image; the front's is called "".
-    """
-
-    chain: Chain
-    front: Front
-    gradient: Mapping[str, Tensor]
-    scales: Mapping[str, float]
-
-    def __call__(self, variable: Tensor) -> Tensor:
-        """The misfit of images `[N, C, H, W]`, a scalar."""
-        squares = _squares(self.chain, self.front, self.gradient, variable)
-        return torch.stack([squares[name] / scale for name, scale in self.scales.items()]).sum() / len(self.scales)
-
-
-def peeled_objective(
-    chain: Chain, gradient: Mapping[str, Tensor], front: Front, grey: Tensor, dtype: torch.dtype
-) -> PeeledObjective:
-    """Prepare the objective of what is left below a front.
-
-    Args:
-        chain: the network.
-        gradient: the update as the gradient of the loss whose cotangents `front` holds, by name.
-        front: the deepest known layer input.
-        grey: a candidate of medium quality that sets the scales, `[N, C, H, W]`.
-        dtype: precision of the search.
-
-    Returns:
-        The objective.
-    """
-    front = _before_activation(chain, front)
-    layers = tuple(
-        replace(layer, weight=layer.weight.to(dtype), bias=layer.bias.to(dtype)) if isinstance(layer, Affine) else layer
-        for layer in chain.layers
-    )
-    cast = replace(chain, layers=layers)
-    front = replace(front, values=front.values.to(dtype), cotangents=front.cotangents.to(dtype))
-    observed = {name: tensor.to(dtype) for name, tensor in gradient.items()}
-    with torch.no_grad():
-        squares = _squares(cast, front, observed, grey.to(dtype))
-    # The bias gradient right below the front depends on no pixel: all that is left of it is rounding.
-    scales = {
-        name: float(square)
-        for name, square in squares.items()
-        if not name or float(square) > _CONSTANT * float(observed[name].square().sum())
-    }
-    return PeeledObjective(cast, front, observed, scales)
-
-
 def below_front(chain: Chain, front: Front, variable: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Values at the front, and the gradients of all layers with weights below it, by explicit backward steps.
 
@@ -136,24 +86,42 @@ def below_front(chain: Chain, front: Front, variable: Tensor) -> tuple[Tensor, d
     for layer in chain.layers[: front.index]:
         values.append(layer(values[-1]))
     gradients: dict[str, Tensor] = {}
+    for index, cotangents in downward(chain, front, values):
+        layer = chain.layers[index]
+        if isinstance(layer, Affine):
+            gradients.update(_gradients(layer, cotangents, values[index]))
+    return values[-1], gradients
+
+
+def downward(chain: Chain, front: Front, values: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
+    """Carry the cotangents of a front down.
+
+    Args:
+        chain: the network.
+        front: its cotangents are used.
+        values: what enters each layer up to the front.
+
+    Yields:
+        The position of a layer, and the cotangents of what it puts out, from the front to the first layer.
+    """
     cotangents = front.cotangents
     for index in range(front.index - 1, -1, -1):
         layer = chain.layers[index]
+        yield index, cotangents
+        if not index:
+            return
         if isinstance(layer, Activation):
             cotangents = cotangents * layer.slope(values[index + 1])
         elif isinstance(layer, Reshape):
             cotangents = cotangents.reshape(values[index].shape)
         elif isinstance(layer, Affine):
-            gradients.update(_gradients(layer, cotangents, values[index]))
-            if index:
-                cotangents = _carried(layer, cotangents)
+            cotangents = carried(layer, cotangents)
         else:
             cotangents = cast(Tensor, vjp(layer, values[index], cotangents, create_graph=True)[1])
-    return values[-1], gradients
 
 
 def search_pixels(
-    objective: PeeledObjective,
+    objectives: Objectives,
     start: Tensor,
     bounds: tuple[float, float],
     *,
@@ -164,7 +132,7 @@ def search_pixels(
     """Minimize the peeled objective plus total variation, from small images to full size and from strong to weak.
 
     Args:
-        objective: see `peeled_objective`.
+        objectives: from the present images and the inverse of their misfit to the objective of the next stage.
         start: first images `[N, C, H, W]`.
         bounds: smallest and largest pixel value.
         schedule: sizes, weights and steps.
@@ -176,11 +144,10 @@ def search_pixels(
     """
     plan = schedule if schedule is not None else PixelSearch()
     began, used = time.perf_counter(), 0
-    dtype = objective.front.values.dtype
     full = (start.shape[-2], start.shape[-1])
-    images = start.to(dtype)
+    images, misfit = start, 1.0
     stages = [(share, plan.weights[0], plan.coarse_steps) for share in plan.coarse]
-    stages += [(1.0, weight, plan.steps) for weight in plan.weights]
+    stages += [(1.0, weight, steps) for weight, steps in zip(plan.weights, plan.steps, strict=True)]
     for share, weight, steps in stages:
         seconds = None if max_seconds is None else max_seconds - (time.perf_counter() - began)
         evaluations = None if max_evaluations is None else max_evaluations - used
@@ -188,7 +155,7 @@ def search_pixels(
             break
         size = (max(1, round(full[0] * share)), max(1, round(full[1] * share)))
         small = images if share == 1.0 else adaptive_avg_pool2d(images, size)
-
+        objective = objectives(images, 1.0 / misfit)
         minimum = minimize(
             value_and_gradient(_energy(objective, small.shape, full, weight, plan.chroma)),
             small.reshape(1, -1),
@@ -198,13 +165,12 @@ def search_pixels(
         )
         used += minimum.evaluations
         images = _enlarged(minimum.points[0].view(small.shape), full)
-    with torch.no_grad():
-        return PixelResult(images, float(objective(images)), used)
+        with torch.no_grad():
+            misfit = max(float(objective(images)), _SMALLEST)
+    return PixelResult(images, misfit, used)
 
 
-def _energy(
-    objective: PeeledObjective, shape: torch.Size, full: tuple[int, int], weight: float, chroma: float
-) -> Energy:
+def _energy(objective: Objective, shape: torch.Size, full: tuple[int, int], weight: float, chroma: float) -> Energy:
     """Objective and prior of small images `[N, C, h, w]`, given flat."""
 
     def energy(point: Tensor) -> Tensor:
@@ -234,24 +200,6 @@ def total_variation(images: Tensor, chroma: float) -> Tensor:
     return 2 * (across.square() + down.square() + _CORNER**2).sqrt().mean()
 
 
-def _before_activation(chain: Chain, front: Front) -> Front:
-    """Move a front before the activation that makes it, where the equations below are closer to linear."""
-    layer = chain.layers[front.index - 1] if front.index else None
-    if not isinstance(layer, Activation) or layer.kind == "relu":
-        return front
-    low, high = layer.interval
-    inside = front.values.clamp(low + 1e-6, high - 1e-6)
-    return Front(front.index - 1, layer.inverse(inside), front.cotangents * layer.slope(inside), front.std)
-
-
-def _squares(chain: Chain, front: Front, gradient: Mapping[str, Tensor], variable: Tensor) -> dict[str, Tensor]:
-    """Squared misfit of the front and of each gradient below it."""
-    values, simulated = below_front(chain, front, variable)
-    squares = {"": (values - front.values).square().sum()}
-    squares.update((name, (tensor - gradient[name]).square().sum()) for name, tensor in simulated.items())
-    return squares
-
-
 def _gradients(layer: Affine, cotangents: Tensor, inputs: Tensor) -> dict[str, Tensor]:
     """Gradients of a layer's trained parameters."""
     if layer.is_convolution:
@@ -263,8 +211,8 @@ def _gradients(layer: Affine, cotangents: Tensor, inputs: Tensor) -> dict[str, T
     return {layer.name: weight} | ({} if layer.bias_name is None else {layer.bias_name: bias})
 
 
-def _carried(layer: Affine, cotangents: Tensor) -> Tensor:
-    """Cotangents of a layer's inputs."""
+def carried(layer: Affine, cotangents: Tensor) -> Tensor:
+    """Cotangents of a layer's inputs, from those of its outputs."""
     if not layer.is_convolution:
         return cotangents @ layer.weight
     height, width = layer.input_shape[1:]

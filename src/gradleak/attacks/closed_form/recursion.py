@@ -62,7 +62,9 @@ class LayerRecursion:
             outputs = head(example.features[None])[0]
             std = example.precision * float(example.features.square().mean().sqrt())
             cotangents = (example.residual @ head.weight)[None]
-            front = Front(len(chain.layers) - 1, example.features[None], cotangents, std)
+            front = Front(
+                len(chain.layers) - 1, example.features[None], cotangents, torch.tensor([std], dtype=torch.float64)
+            )
             gradient = {name: tensor.double() for name, tensor in update.items()}
             deadline = math.inf if self.max_seconds is None else began + self.max_seconds
             peeled = peel(chain, gradient, front, precision=example.precision, deadline=deadline)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gradleak.attacks.closed_form.valley import follow_valley
 from gradleak.linalg import conjugate_gradients
 from gradleak.seeds import stage_generator
 
@@ -22,6 +23,9 @@ _ROUNDING_FACTOR = 10.0
 # Mean squared misfit, in units of rounding, up to which a separation is certified. Saturated outputs reach 70 at the
 # true features.
 _CERTIFIED = 300.0
+# Examples of one class trade features along a valley that starts enter at different places; up to this misfit,
+# features typical or not included, it is followed to its end.
+_SETTLED = 1.0
 _LARGEST_DENSE = 20
 _MOST_STEPS = 150
 _JITTER = 0.3
@@ -68,15 +72,20 @@ class Separation:
         features: A `[N, D]`, float64, in the order of the targets that were given.
         residuals: derivative of the loss with respect to the logits, `[N, C]`.
         misfit: mean squared misfit of the equations in units of rounding; about 1 at the truth.
-        std: estimated standard deviation of a feature of each example, `[N]`.
+        covariance: estimated covariance between examples of the errors of a feature, `[N, N]`.
         starts: how many starts were tried.
     """
 
     features: Tensor
     residuals: Tensor
     misfit: float
-    std: Tensor
+    covariance: Tensor
     starts: int
+
+    @property
+    def std(self) -> Tensor:
+        """Estimated standard deviation of a feature of each example, `[N]`."""
+        return self.covariance.diagonal().clamp(min=0).sqrt()
 
     @property
     def certified(self) -> bool:
@@ -114,13 +123,18 @@ def separate(problem: HeadProblem, *, starts: int = 8, seed: int = 0, deadline: 
             break
         tried += 1
         jitter = torch.randn(problem.targets.shape, generator=generator, dtype=torch.float64)
-        mixture, cost = equations.solve(equations.start(jitter * (_JITTER if start or repeated else 0.0)), deadline)
+        first = equations.start(jitter * (_JITTER if start or repeated else 0.0))
+        if repeated and count <= _LARGEST_DENSE:
+            mixture, cost = equations.follow(first, deadline)
+        else:
+            mixture, cost = equations.solve(first, deadline)
         if cost < best_cost:
             best, best_cost = mixture, cost
-        if best_cost / equations.count < _CERTIFIED:
+        if best_cost / equations.count < (_SETTLED if repeated else _CERTIFIED):
             break
     features = best @ equations.basis
-    return Separation(features, problem.residuals(features), best_cost / equations.count, equations.std(best), tried)
+    misfit = equations.misfit(best) / equations.count
+    return Separation(features, problem.residuals(features), misfit, equations.covariance(best), tried)
 
 
 class _Equations:
@@ -211,6 +225,27 @@ class _Equations:
                 break
         return mixture, float(weight.square().sum() + bias.square().sum())
 
+    def misfit(self, mixture: Tensor) -> float:
+        """Sum of squared misfits of the equations."""
+        _, weight, bias = self.evaluate(mixture)
+        return float(weight.square().sum() + bias.square().sum())
+
+    def follow(self, mixture: Tensor, deadline: float) -> tuple[Tensor, float]:
+        """Minimize misfit and distance from typical along the valley in which examples of one class trade features."""
+        shape, spread = mixture.shape, self.prior.sqrt()
+
+        def residuals(point: Tensor) -> Tensor:
+            _, weight, bias = self.evaluate(point.view(shape))
+            return torch.cat([weight.reshape(-1), bias, ((point.view(shape) - self.center) * spread).reshape(-1)])
+
+        def linearize(point: Tensor) -> tuple[Tensor, Tensor]:
+            probabilities = self.evaluate(point.view(shape))[0]
+            jacobian = self.jacobian(point.view(shape), probabilities)
+            return residuals(point), torch.cat([jacobian, torch.diag(spread.repeat(len(mixture)))])
+
+        point, cost = follow_valley(residuals, linearize, mixture.reshape(-1), deadline=deadline)
+        return point.view(shape), cost
+
     def cost(self, mixture: Tensor, weight: Tensor, bias: Tensor) -> float:
         """Sum of squared misfits, and how far K is from typical."""
         prior = (mixture - self.center).square() * self.prior
@@ -258,17 +293,26 @@ class _Equations:
         cross = 2 * mixture * torch.einsum("mc,mci->mi", residuals, moves)
         return (own + cross) / self.sigma_weight**2 + moves.square().sum(dim=1) / self.sigma_bias**2
 
-    def std(self, mixture: Tensor) -> Tensor:
-        """Standard deviation of one feature of each example, from the curvature at the solution, `[N]`."""
+    def covariance(self, mixture: Tensor) -> Tensor:
+        """Covariance between examples of the errors of one feature, from the curvature at the solution, `[N, N]`."""
         probabilities = self.evaluate(mixture)[0]
         if len(mixture) > _LARGEST_DENSE:
-            variance = 1.0 / self._diagonal(mixture, probabilities)
-        else:
-            matrix = self.jacobian(mixture, probabilities)
-            normal = matrix.T @ matrix
-            normal.diagonal().add_(self.prior.repeat(len(mixture)) + 1e-14 * normal.diagonal().max())
-            variance = torch.linalg.inv(normal).diagonal().clamp(min=0).view(mixture.shape)
-        return (variance.sum(dim=1) / self.basis.shape[1]).sqrt()
+            return torch.diag((1.0 / self._diagonal(mixture, probabilities)).sum(dim=1) / self.basis.shape[1])
+        matrix = self.jacobian(mixture, probabilities)
+        normal = matrix.T @ matrix
+        normal.diagonal().add_(self.prior.repeat(len(mixture)) + 1e-14 * normal.diagonal().max())
+        joint = torch.linalg.inv(normal).view((*mixture.shape, *mixture.shape))
+        within = torch.einsum("minj,ij->mn", joint, torch.eye(len(mixture)).double()) / self.basis.shape[1]
+        return within + self._covariance_of_basis(probabilities)
+
+    def _covariance_of_basis(self, probabilities: Tensor) -> Tensor:
+        """The share of the errors that lies outside the basis, which rounding turns, `[N, N]`."""
+        residuals = self.problem.scales[:, None] * (probabilities - self.problem.targets)
+        combinations, sizes, _ = torch.linalg.svd(residuals, full_matrices=False)
+        precision = (sizes * _ROUNDING_FACTOR / self.sigma_weight).square()
+        if self.problem.typical is not None:
+            precision = precision + 1.0 / self.problem.typical.var(dim=0).mean().clamp(min=1e-300)
+        return (combinations / precision.clamp(min=1e-300)) @ combinations.T
 
 
 def _softmax_derivative(probabilities: Tensor, change: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,8 +10,9 @@ from torch import Tensor
 from gradleak.attacks.closed_form.answers import answer
 from gradleak.attacks.closed_form.layers import Activation, Affine, Chain, read_chain
 from gradleak.attacks.closed_form.peeling import Front, Peeled, peel
-from gradleak.attacks.closed_form.pixels import PixelSearch, below_front, peeled_objective, search_pixels
+from gradleak.attacks.closed_form.pixels import PixelSearch, below_front, search_pixels
 from gradleak.attacks.closed_form.separation import HeadProblem, Separation, separate
+from gradleak.attacks.closed_form.whitening import Whitening
 from gradleak.attacks.labels.counts import NoCounts, recover_counts
 from gradleak.attacks.labels.dummies import dummy_variables
 from gradleak.attacks.labels.loss_form import LossForm, find_loss_form
@@ -35,8 +36,8 @@ class SoftmaxSeparation:
 
     Args:
         schedule: of the search for pixels that the equations leave open.
-        rough_schedule: of the same where the features are too rough to peel below them; following rough equations
-            closely costs more than it gains.
+        rough_schedule: of the same where the features are too rough to peel below them, so that the exact ones among
+            them are a smaller share of the equations.
         starts: how many starts the separation of a batch with repeated labels gets.
         max_seconds: wall time; None for no limit.
         max_evaluations: of the peeled objective; None for no limit.
@@ -44,7 +45,7 @@ class SoftmaxSeparation:
     """
 
     schedule: PixelSearch = PixelSearch()
-    rough_schedule: PixelSearch = PixelSearch(weights=(0.1, 0.03, 0.01), steps=200)
+    rough_schedule: PixelSearch = PixelSearch(weights=(0.1, 0.01, 0.001, 1e-4, 2e-5), steps=(100, 100, 150, 200, 200))
     starts: int = 12
     max_seconds: float | None = None
     max_evaluations: int | None = None
@@ -73,10 +74,9 @@ class SoftmaxSeparation:
         if not isinstance(space, ImageSpace):
             return not_applicable(self.name, observation, f"{message}; {peeled.obstacle}, and rows have no prior")
         grey = torch.full((len(labels), *space.shape), sum(space.bounds) / 2)
-        objective = peeled_objective(chain, gradient, peeled.front, grey, torch.float32)
         spent = time.perf_counter() - began
         result = search_pixels(
-            objective,
+            Whitening(chain, gradient, peeled.front, grey, precision=precision),
             grey,
             space.bounds,
             schedule=self.schedule if peeled.counts else self.rough_schedule,
@@ -195,11 +195,16 @@ def _peel(
     """Peel below the separated features, unless they are too rough for it."""
     features = separation.features
     rounding = precision * float(features.square().mean().sqrt())
-    std = max(float(separation.std.max()), rounding)
-    front = Front(len(chain.layers) - 1, features, separation.residuals @ head.weight, std)
-    rough = len(features) > 1 and std > max(_ROUGH * float(features.std(dim=0).mean()), 10 * rounding)
+    std = separation.std.clamp(min=rounding)
+    residuals = separation.residuals
+    front = Front(len(chain.layers) - 1, features, residuals @ head.weight, std)
+    # An example tells as much of what its gradient weighs.
+    share = residuals.square().sum(dim=1) / residuals.square().sum().clamp(min=1e-300)
+    typical = float((share * std.square()).sum().sqrt())
+    rough = len(features) > 1 and typical > max(_ROUGH * float(features.std(dim=0).mean()), 10 * rounding)
     if rough or not separation.certified:
-        return Peeled(front, (), "the features are too rough to peel below them")
+        covariance = separation.covariance + torch.diag(torch.full_like(std, rounding**2))
+        return Peeled(replace(front, covariance=covariance), (), "the features are too rough to peel below them")
     return peel(chain, gradient, front, precision=precision, deadline=deadline)
 
 
