@@ -21,6 +21,7 @@ class Source:
         lines: line of each path in the file; empty for a mapping.
         overridden: paths that were set on the command line.
         comment: the first comment line of the file.
+        default_name: of an audit whose spec gives none.
     """
 
     name: str
@@ -28,16 +29,25 @@ class Source:
     lines: dict[Path, int] = field(default_factory=dict[Path, int])
     overridden: set[Path] = field(default_factory=set[Path])
     comment: str = ""
+    default_name: str = "audit"
 
-    def message(self, path: Path, text: str) -> str:
-        """One problem with its place: `FILE:LINE path: text`, or `--set path: text`."""
+    def located(self, path: Path, text: str) -> tuple[int, str]:
+        """One problem with its place: `FILE:LINE path: text`, or `--set path: text`.
+
+        Args:
+            path: into the raw or the normalized spec.
+            text: what is wrong.
+
+        Returns:
+            The line, 0 for the command line, and the message.
+        """
         path = self.raw(path)
         dotted = ".".join(map(str, path))
         if any(path[: len(known)] == known for known in self.overridden):
-            return f"--set {dotted}: {text}"
+            return 0, f"--set {dotted}: {text}"
         line = next((self.lines[path[:end]] for end in range(len(path), -1, -1) if path[:end] in self.lines), None)
         place = self.name if line is None else f"{self.name}:{line}"
-        return f"{place} {dotted}: {text}" if dotted else f"{place}: {text}"
+        return line or 0, f"{place} {dotted}: {text}" if dotted else f"{place}: {text}"
 
     def raw(self, path: Path) -> Path:
         """A path into the normalized spec as it is in the raw data, where a single entry need not be a list."""

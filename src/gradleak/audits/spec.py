@@ -1,11 +1,12 @@
 """What an audit is: one frozen object, the same from a YAML file, a mapping or a shipped name."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from gradleak.audits.positions import write_yaml
+from gradleak.audits.settings import RunSettings
 
 T = TypeVar("T")
 
@@ -136,27 +137,6 @@ class Limit(_Part):
     below: Annotated[float, Field(gt=0, le=1)]
 
 
-Backend = Literal["inprocess", "loky", "dask", "ray", "slurm"]
-
-
-class RunSpec(_Part):
-    """How the trials are run; nothing here changes a result.
-
-    Attributes:
-        backend: where.
-        workers: trials at the same time; None for one for each core.
-        threads: of each worker.
-        errors: so many failed trials end the run; None for no end.
-        address: of an existing dask or ray cluster.
-    """
-
-    backend: Backend = "loky"
-    workers: Annotated[int, Field(ge=1)] | None = None
-    threads: Annotated[int, Field(ge=1)] = 1
-    errors: Annotated[int, Field(ge=1)] | None = 10
-    address: str | None = None
-
-
 class AuditSpec(_Part):
     """A declared grid of trials and the questions it answers.
 
@@ -188,7 +168,7 @@ class AuditSpec(_Part):
     threat: Axis[dict[str, Any]] = ({},)
     threshold: Axis[float] = (20.0, 30.0)
     limit: Annotated[tuple[Limit, ...], BeforeValidator(_as_limits)] = ()
-    run: RunSpec = RunSpec()
+    run: RunSettings = RunSettings()
 
     def to_plain(self) -> dict[str, Any]:
         """Every setting, defaults too, as plain data that read back as this very spec."""

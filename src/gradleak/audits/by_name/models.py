@@ -65,7 +65,10 @@ def model_named(
         BadSettings: when there is no such model, or its factory fails or does not take these settings.
     """
     if is_of_zoo(name):
-        return guarded("models", lambda: _of_zoo(name, settings, shape, num_classes, seed))
+        try:
+            return guarded("models", lambda: _of_zoo(name, settings, shape, num_classes, seed))
+        except BadSettings as error:
+            raise BadSettings("models", [_at_its_setting(fault, settings) for fault in error.faults]) from error
     factory = model_factory(name)
     with _torch_seed(seed):
         model = guarded("models", lambda: called(factory, settings))
@@ -127,6 +130,12 @@ def _of_zoo(name: str, settings: Mapping[str, object], shape: tuple[int, ...], c
     if faults:
         raise BadSettings("models", [fault.under("settings") for fault in faults])
     return called(_FACTORIES[name], plain, given=given)
+
+
+def _at_its_setting(fault: Fault, settings: Mapping[str, object]) -> Fault:
+    """A problem of a factory of the zoo, such as `width: expected ...`, at the setting that it names."""
+    name, _, text = fault.text.partition(": ")
+    return Fault(("settings", name), text) if not fault.path and name in settings else fault
 
 
 def _from_data(name: str) -> frozenset[str]:
