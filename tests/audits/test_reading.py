@@ -1,6 +1,7 @@
 """Specs with mistakes: all of them in one go, each with its place; and specs without."""
 
 import json
+import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -226,3 +227,11 @@ def test_a_folder_of_images_without_classes_gets_the_labels_of_the_model(tmp_pat
     assert "data.classes: expected a number" in only
     read_spec({"model": "lenet", "data": {"name": str(tmp_path), "classes": 5}})
     shutil.rmtree(tmp_path)
+
+
+def test_the_spec_of_the_guide_is_one(tmp_path: Path) -> None:
+    guide = Path(__file__).parents[2] / "docs" / "guides" / "audits.md"
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", guide.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    (tmp_path / "noise.yaml").write_text(block, encoding="utf-8")
+    spec = read_spec(tmp_path / "noise.yaml")
+    assert (spec.name, len(spec.defense), len(spec.attack)) == ("noise", 3, 2)

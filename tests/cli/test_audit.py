@@ -117,6 +117,7 @@ def test_an_audit_runs_and_resumes(spec: Path) -> None:
     done = run("audit", spec, "--out", out)
     assert done.code == 0, done.err
     assert "4 of 4 trials" in done.out
+    assert (out / "report.html").is_file()
     lines = (out / "trials.jsonl").read_text(encoding="utf-8").splitlines()
     assert len({json.loads(line)["id"] for line in lines}) == len(lines) == 4
 
@@ -136,4 +137,4 @@ def test_failed_trials_are_exit_code_3(spec: Path) -> None:
     out = spec.parent / "out"
     done = run("audit", spec, "--out", out, "--set", "attack=tests.audits.factories:crashing")
     assert done.code == 3
-    assert "2 failed" in done.out
+    assert "2 failed" in done.err

@@ -177,6 +177,9 @@ def _probe_gradient(model: StoppedModel, layer: str, probe: Tensor) -> tuple[Ten
     """The derivative of the loss by what the layer puts out, `[T, d]`, and by every parameter and buffer.
 
     Running statistics are left out: they are no position embedding, and normalization has no derivative by them.
+
+    Returns:
+        The derivatives, the latter by name.
     """
     leaves = {
         name: value.detach().clone()
