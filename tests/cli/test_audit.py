@@ -96,7 +96,7 @@ def test_shipped_specs_are_listed() -> None:
 
 def test_the_quick_check_is_over_in_three_minutes_on_two_cores() -> None:
     done = run("audit", "quick", "--dry-run", "--json", "--set", "run.workers=2")
-    assert json.loads(done.out)["at_most_seconds"] <= 150
+    assert json.loads(done.out)["at_most_seconds"] <= 120
 
 
 # ---- running -----------------------------------------------------------------------------------------------------
