@@ -1,5 +1,7 @@
 """gradleak: how much of the training data can be rebuilt from the updates that clients share."""
 
+from typing import TYPE_CHECKING, Any
+
 from gradleak import attacks, clients, defenses
 from gradleak.captures import Truth, capture
 from gradleak.errors import BadInput
@@ -8,6 +10,9 @@ from gradleak.scoring import Scores, score
 from gradleak.tasks import ImageSpace, TabularSpace, Task
 from gradleak.threat import Observation, ThreatModel
 from gradleak.updates import Update
+
+if TYPE_CHECKING:
+    from gradleak.audits.audit import audit
 
 __version__ = "0.1.0"
 
@@ -24,8 +29,18 @@ __all__ = [
     "Update",
     "__version__",
     "attacks",
+    "audit",
     "capture",
     "clients",
     "defenses",
     "score",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Audits bring pydantic models, stores and pictures, which an import of the package alone should not pay for.
+    if name == "audit":
+        from gradleak.audits.audit import audit
+
+        return audit
+    raise AttributeError(f"module 'gradleak' has no attribute {name!r}")

@@ -1,9 +1,11 @@
 """The run folder: nothing is lost by a kill, nothing is written twice, and a failing disk is named."""
 
 import errno
+import io
 import json
 import os
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 from PIL import Image
 
 from gradleak.audits.pictures import encode_png
-from gradleak.audits.store import Store
+from gradleak.audits.store import Store, pack
 from gradleak.errors import BadInput
 from tests.audits.examples import images, record
 
@@ -79,24 +81,56 @@ def test_damage_in_the_middle_is_named(tmp_path: Path) -> None:
 
 def test_images_are_there_before_the_line(tmp_path: Path) -> None:
     store = Store.open(tmp_path)
-    with mock.patch.object(Path, "open", autospec=True, side_effect=_no_space_for_lines), pytest.raises(BadInput):
+    store.lines.mkdir()
+    with pytest.raises(BadInput, match="is a directory"):
         store.append(record([20.0]), images())
     assert list((tmp_path / "images").glob("*.safetensors"))
-    assert not store.lines.exists()
 
 
-def _no_space_for_lines(path: Path, *arguments: object) -> object:
-    if path.name == "trials.jsonl":
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    return open(path, *arguments)  # type: ignore[call-overload]
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_full_disk_is_named_and_leaves_no_parts(tmp_path: Path) -> None:
+def test_images_that_do_not_fit_are_named_and_leave_no_parts(tmp_path: Path) -> None:
     store = Store.open(tmp_path)
-    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    with mock.patch("os.fsync", side_effect=full), pytest.raises(BadInput, match="no space left on device; free space"):
+    with mock.patch("os.replace", full), pytest.raises(BadInput, match="no space left on device; free space"):
         store.append(record([20.0]), images())
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_trials_that_fitted_before_the_disk_was_full_are_kept(tmp_path: Path) -> None:
+    store = filled(tmp_path, count=1)
+    before = store.lines.read_bytes()
+    first, second = (pack(record([30.0], examples=(place,))) for place in (8, 9))
+    room = len(first.line) + 50  # the second line would be torn
+
+    class Small(io.FileIO):
+        """A file on a disk with little room left."""
+
+        def write(self, content: Any, /) -> int:
+            left = len(before) + room - self.seek(0, os.SEEK_END)
+            return super().write(memoryview(content)[:left]) if left > 0 else full() or 0
+
+    def opened(path: Path, mode: str, **_: int) -> Small:
+        return Small(path, mode)
+
+    with mock.patch.object(Path, "open", opened), pytest.raises(BadInput, match="no space left on device"):
+        store.append_all([first, second])
+    assert store.lines.read_bytes() == before + first.line
+    assert store.contents().warnings == ()
+
+
+def test_what_killed_processes_left_half_written_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    store = filled(tmp_path, count=1)
+    dead = tmp_path / "images" / ".x.safetensors.999999999.part"
+    alive = tmp_path / f".report.html.{os.getppid()}.part"
+    for path in (dead, alive):
+        path.write_bytes(b"half")
+    with store.exclusive():
+        pass
+    assert not dead.exists()
+    assert alive.exists()
+    assert len(list((tmp_path / "images").iterdir())) == 1
 
 
 def test_places_that_are_no_folder(tmp_path: Path) -> None:
@@ -125,8 +159,9 @@ def test_a_crashed_trial_runs_again_and_its_new_line_counts(tmp_path: Path) -> N
 
 def test_pictures_show_truth_left_of_reconstruction(tmp_path: Path) -> None:
     store = filled(tmp_path, count=1)
-    (path,) = (tmp_path / "pictures").glob("*.png")
-    assert path.stem == store.records()[0].id
+    path = store.picture(store.records()[0])
+    assert path is not None
+    assert path == tmp_path / "pictures" / f"{store.records()[0].id}.png"
     pixels = np.asarray(Image.open(path).convert("L"))
     truth = np.rint(images().truth[0, 0].numpy() * 255)
     side = (pixels.shape[1] - 4) // 2
@@ -135,8 +170,6 @@ def test_pictures_show_truth_left_of_reconstruction(tmp_path: Path) -> None:
 
 
 def test_pixels_are_clamped_and_what_is_not_finite_is_no_gray() -> None:
-    import io
-
     image = torch.tensor([[[-0.5, 0.0, 1.0, 1.01, torch.inf, torch.nan]]])
     pixels = np.asarray(Image.open(io.BytesIO(encode_png(image))))[0].tolist()
     assert pixels[:4] == [0, 0, 255, 255]
@@ -152,5 +185,8 @@ def test_missing_and_foreign_image_files(tmp_path: Path) -> None:
     path.write_bytes(b"\x80\x04pickle")
     with pytest.raises(BadInput, match="pickle"):
         store.images(kept)
+    path.write_bytes(b"")  # as a power cut may leave it
+    assert store.images(kept) is None
     path.unlink()
     assert store.images(kept) is None
+    assert store.picture(kept) is None

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradleak.audits.demonstration import Demonstration, run_demonstration
+from gradleak.audits.demonstration import Demonstration
 from gradleak.audits.store import Store
 from gradleak.cli.demo import run_demo
 from gradleak.errors import BadInput
@@ -58,13 +58,19 @@ def test_an_interrupted_demo_is_resumed(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.slow
-def test_results_do_not_depend_on_the_number_of_processes() -> None:
+def test_results_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
     few = Demonstration(faces=1, photographs=0, face_outer_steps=2)
-    alone = list(run_demonstration(few, done=frozenset(), processes=1))
-    together = list(run_demonstration(few, done=frozenset(), processes=2))
-    for (one, pictures), (other, same) in zip(alone, together, strict=True):
-        assert one.id == other.id
+    for processes in (1, 2):
+        run_demo(few, tmp_path / str(processes), processes=processes, as_json=True)
+    alone, together = (Store.open(tmp_path / str(processes)) for processes in (1, 2))
+    assert len(alone.records()) == 3
+    for one in alone.records():
+        other = together.find(one.id)
+        assert other is not None
         assert one.scores == other.scores
+        pictures, same = alone.images(one), together.images(other)
+        assert pictures is not None
+        assert same is not None
         assert torch.equal(pictures.snapshots, same.snapshots)
 
 
@@ -90,10 +96,9 @@ def test_the_command_refuses_a_negative_seed(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_scores_of_a_demo_beat_chance_where_the_update_is_reproduced() -> None:
-    one = Demonstration(faces=1, photographs=0, face_outer_steps=15)
-    results = [record for record, _ in run_demonstration(one, done=frozenset())]
-    (idlg,) = [record for record in results if record.attack == "idlg"]
+def test_scores_of_a_demo_beat_chance_where_the_update_is_reproduced(tmp_path: Path) -> None:
+    run_demo(Demonstration(faces=1, photographs=0, face_outer_steps=15), tmp_path, processes=1)
+    (idlg,) = [record for record in Store.open(tmp_path).records() if record.attack == "idlg"]
     best_baseline = max(max(map(float, columns["psnr"])) for columns in idlg.baselines.values())  # type: ignore[arg-type]
     assert idlg.status == "converged"
     assert idlg.numbers("psnr")[0] > best_baseline + 20

@@ -3,16 +3,18 @@
 The private images are drawn by the seed among all that the bundled data hold; none is picked by hand.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import cast
+from typing import Any
 
 import torch
 
 from gradleak.attacks import Attack, auto, dlg, idlg
-from gradleak.audits.records import TrialRecord
-from gradleak.audits.trial import Trial, TrialImages, run_trial
+from gradleak.audits.plan import PlannedTrial
+from gradleak.audits.records import record_id
+from gradleak.audits.trial import Trial
+from gradleak.errors import BadInput
 from gradleak.seeds import stage_generator
 from gradleak.tasks import ImageSpace, Task
 from gradleak.zoo.data import Dataset, faces, photographs
@@ -56,11 +58,22 @@ class Demonstration:
         Raises:
             BadInput: when a number is out of range, or the packages that hold the images are not installed.
         """
-        return _planned(self)
+        return _drawn_trials(self)
+
+    def plan(self) -> tuple[PlannedTrial, ...]:
+        """The same as plain data, for `run_audit`.
+
+        Returns:
+            One for each trial.
+
+        Raises:
+            BadInput: see `trials`.
+        """
+        return tuple(PlannedTrial(trial.id, trial.spec) for trial in self.trials())
 
 
 @lru_cache(maxsize=4)  # cutting the crops takes about a second
-def _planned(demonstration: Demonstration) -> tuple[Trial, ...]:
+def _drawn_trials(demonstration: Demonstration) -> tuple[Trial, ...]:
     seed = demonstration.seed
     return (
         *_trials(_identified_faces(seed), demonstration.faces, demonstration.face_outer_steps, seed),
@@ -68,40 +81,24 @@ def _planned(demonstration: Demonstration) -> tuple[Trial, ...]:
     )
 
 
-def run_demonstration(
-    demonstration: Demonstration, *, done: frozenset[str], command: str | None = None, processes: int = 1
-) -> Iterator[tuple[TrialRecord, TrialImages]]:
-    """Run the trials that are not done yet, and yield them in order.
-
-    Every trial runs on one torch thread, so the results do not depend on the number of processes.
+def build(demonstration: Demonstration, spec: dict[str, Any]) -> Trial:
+    """The trial of a demonstration that a spec describes, in any process.
 
     Args:
-        demonstration: what to run.
-        done: ids of finished trials, which are left out.
-        command: for the records.
-        processes: how many trials run at the same time.
+        demonstration: that the spec is of.
+        spec: of one of its planned trials.
 
-    Yields:
-        Records with their images.
+    Returns:
+        The trial.
+
+    Raises:
+        BadInput: when the demonstration has no such trial.
     """
-    from joblib import Parallel, delayed
-
-    todo = [position for position, trial in enumerate(demonstration.trials()) if trial.id not in done]
-    if not todo:
-        return
-    workers = Parallel(n_jobs=max(1, min(processes, len(todo))), return_as="generator")
-    # Only numbers travel to the workers, which build the trials themselves.
-    results = workers(delayed(_run_one)(demonstration, position, command) for position in todo)
-    yield from cast("Iterator[tuple[TrialRecord, TrialImages]]", results)
-
-
-def _run_one(demonstration: Demonstration, position: int, command: str | None) -> tuple[TrialRecord, TrialImages]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return run_trial(demonstration.trials()[position], command=command)
-    finally:
-        torch.set_num_threads(threads)
+    wanted = record_id(spec)
+    for trial in demonstration.trials():
+        if trial.id == wanted:
+            return trial
+    raise BadInput([f"trial: expected one of this demonstration, got {wanted}; plan it again"])
 
 
 def _trials(dataset: Dataset, count: int, outer_steps: int, seed: int) -> list[Trial]:

@@ -4,9 +4,9 @@ import platform
 import shutil
 import subprocess
 from functools import lru_cache
-from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import gradleak
@@ -15,29 +15,33 @@ from gradleak.tasks import Task
 _PATIENCE_SECONDS = 5.0
 
 
-def environment(task: Task, *, command: str | None = None) -> dict[str, str | int | None]:
+def environment(task: Task | None = None, *, command: str | None = None) -> dict[str, str | int | None]:
     """Versions, device, precision, threads, the source's revision if it is run from a checkout, and the command.
 
     Args:
-        task: tells device and precision.
+        task: tells device and precision; None for a trial that never came to a task.
         command: the command line that repeats the trial, if there is one.
 
     Returns:
         Plain data by name; None where a fact is not known.
     """
-    device = task.device
     return {
         "gradleak": gradleak.__version__,
         "torch": torch.__version__,
-        "numpy": metadata.version("numpy"),
+        "numpy": np.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-        "dtype": str(task.dtype).removeprefix("torch."),
+        "device": None if task is None else _device(task),
+        "dtype": None if task is None else str(task.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "revision": _revision(),
         "command": command,
     }
+
+
+def _device(task: Task) -> str:
+    device = task.device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 @lru_cache(maxsize=1)

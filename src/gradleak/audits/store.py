@@ -1,19 +1,22 @@
-"""The folder of a run: `trials.jsonl`, `images/<id>.safetensors`, `pictures/<id>.png`.
+"""The folder of a run: `trials.jsonl`, `images/<id>.safetensors`, and what is made from them at will.
 
 One line is one trial. Images are written first, so that no line points to nothing; a line that was cut off by a kill
-or a full disk is left out with a warning, and cut away before the next one is written.
+or a full disk is left out with a warning, and cut away before the next one is written. `pictures/<id>.png` and
+`index.sqlite` can be deleted at any time.
 """
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO
 
 from safetensors.torch import save
 
+from gradleak.audits import export, index, lock
+from gradleak.audits.files import clear_words, remove_parts, write_whole
+from gradleak.audits.lines import append_lines, read_at, repair
 from gradleak.audits.pictures import encode_png, is_image, side_by_side
 from gradleak.audits.records import (
     Columns,
@@ -51,6 +54,7 @@ __all__ = [
     "Course",
     "Group",
     "ImageLeak",
+    "PackedTrial",
     "Rate",
     "Spread",
     "Store",
@@ -63,9 +67,12 @@ __all__ = [
     "encode_png",
     "is_image",
     "mapping",
+    "pack",
     "settings_text",
     "side_by_side",
 ]
+
+_CUT_OFF = "The last line of {} is cut off and was left out; that trial will run again."
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,34 @@ class Contents:
     def finished(self) -> frozenset[str]:
         """Ids that need not run again; an attack that raised an exception is tried once more."""
         return frozenset(record.id for record in self.records if record.status != "error")
+
+
+@dataclass(frozen=True)
+class PackedTrial:
+    """A trial as the bytes that a store keeps, made where the trial ran, so that the one writer only writes.
+
+    Attributes:
+        id: of the trial.
+        line: JSON with the line's end.
+        images: a safetensors file; None for a trial without images.
+    """
+
+    id: str
+    line: bytes
+    images: bytes | None
+
+
+def pack(record: TrialRecord, images: TrialImages | None = None) -> PackedTrial:
+    """A record and its images as bytes."""
+    content: bytes | None = None
+    if images is not None:
+        tensors = {
+            "truth": images.truth.contiguous(),
+            "reconstruction": images.reconstruction.contiguous(),
+            "snapshots": images.snapshots.contiguous(),
+        }
+        content = save(tensors, {"id": record.id})
+    return PackedTrial(record.id, record.to_line().encode() + b"\n", content)
 
 
 @dataclass(frozen=True)
@@ -117,7 +152,7 @@ class Store:
         """
         store = cls(Path(folder))
         if create:
-            with _clear_words(store.folder):
+            with clear_words(store.folder):
                 store.folder.mkdir(parents=True, exist_ok=True)
             if not os.access(store.folder, os.W_OK | os.X_OK):
                 raise BadInput([f"{store.folder}: expected a folder to write to, got a read-only one; choose another"])
@@ -142,7 +177,7 @@ class Store:
         """
         if not self.lines.exists():
             return Contents(())
-        with _clear_words(self.lines):
+        with clear_words(self.lines):
             text = self.lines.read_bytes()
         records: dict[str, TrialRecord] = {}
         warnings: list[str] = []
@@ -155,9 +190,7 @@ class Store:
             except BadInput as error:
                 if number < len(lines):
                     raise BadInput(f"{self.lines}, line {number}: {problem}" for problem in error.problems) from error
-                warnings.append(
-                    f"The last line of {self.lines.name} is cut off and was left out; that trial will run again."
-                )
+                warnings.append(_CUT_OFF.format(self.lines.name))
             else:
                 records[record.id] = record
         return Contents(tuple(records.values()), tuple(warnings))
@@ -166,8 +199,8 @@ class Store:
         """The records alone; see `contents`."""
         return self.contents().records
 
-    def append(self, record: TrialRecord, images: TrialImages) -> None:
-        """Add a trial; when this returns, it is on the disk.
+    def append(self, record: TrialRecord, images: TrialImages | None = None) -> None:
+        """Add a trial; when this returns, its line is on the disk.
 
         Args:
             record: becomes one line.
@@ -176,32 +209,115 @@ class Store:
         Raises:
             BadInput: when the folder is read-only or the disk is full.
         """
-        tensors = {
-            "truth": images.truth.contiguous(),
-            "reconstruction": images.reconstruction.contiguous(),
-            "snapshots": images.snapshots.contiguous(),
-        }
-        self.write(f"images/{record.id}.safetensors", save(tensors, {"id": record.id}))
-        if is_image(images.truth):
-            picture = side_by_side(images.truth, images.reconstruction, bounds_of(record))
-            self.write(f"pictures/{record.id}.png", picture)
-        with _clear_words(self.lines), self.lines.open("a+b") as file:
-            _cut_off_torn_line(file)
-            file.write(record.to_line().encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        self.append_all([pack(record, images)])
+
+    def append_all(self, trials: Sequence[PackedTrial]) -> None:
+        """Add trials with one wait for the disk; when this returns, their lines are on the disk.
+
+        Images survive a kill, but may be gone after a power cut, which would cost the pictures of those trials alone:
+        a wait for each file takes longer than many a trial.
+
+        Args:
+            trials: in the order of the lines.
+
+        Raises:
+            BadInput: when the folder is read-only or the disk is full; those that did fit are kept.
+        """
+        lines: list[bytes] = []
+        try:
+            for trial in trials:
+                if trial.images is not None:
+                    write_whole(self._images_of(trial.id), trial.images, durable=False)
+                lines.append(trial.line)
+        finally:
+            if lines:
+                append_lines(self.lines, b"".join(lines))
+
+    @contextmanager
+    def exclusive(self) -> Generator[tuple[str, ...]]:
+        """Be the only one who adds trials, and clean up what killed processes left behind.
+
+        Yields:
+            What was cleaned up, in words.
+
+        Raises:
+            BadInput: when another process is writing, or the folder cannot be written.
+        """
+        with lock.exclusive(self.folder):
+            for folder in (self.folder, self.folder / "images", self.folder / "pictures"):
+                remove_parts(folder)
+            yield (_CUT_OFF.format(self.lines.name),) if repair(self.lines) else ()
+
+    def statuses(self) -> dict[str, str]:
+        """The status of every trial by id, without reading more than is new since the last time.
+
+        Returns:
+            Ids in the order of the lines.
+
+        Raises:
+            BadInput: see `contents`.
+        """
+        with index.opened(self.folder, self.lines) as connection:
+            return dict(connection.execute("SELECT id, status FROM trials ORDER BY offset"))
+
+    def find(self, identity: str) -> TrialRecord | None:
+        """One record by its id, without reading the others.
+
+        Returns:
+            The record, or None if there is none.
+
+        Raises:
+            BadInput: see `contents`.
+        """
+        with index.opened(self.folder, self.lines) as connection:
+            row = connection.execute("SELECT offset, length FROM trials WHERE id = ?", (identity,)).fetchone()
+        return None if row is None else read_at(self.lines, *row)
+
+    def export(self, path: str | Path) -> Path:
+        """Write all trials as one flat table, one row for each private example; see `export.export`.
+
+        Args:
+            path: ends in `.csv` or `.parquet`.
+
+        Returns:
+            The path.
+
+        Raises:
+            BadInput: for another ending, or when it cannot be written.
+        """
+        export.check_ending(Path(path))
+        export.export(self.records(), Path(path))
+        return Path(path)
+
+    def picture(self, record: TrialRecord) -> Path | None:
+        """Truth and reconstruction side by side as a PNG file, drawn when it is first asked for.
+
+        Returns:
+            Where it is; None for a trial without images, or whose inputs are none.
+
+        Raises:
+            BadInput: when it cannot be written.
+        """
+        path = self.folder / "pictures" / f"{record.id}.png"
+        if path.is_file():
+            return path
+        images = self.images(record)
+        if images is None or not is_image(images.truth):
+            return None
+        write_whole(path, side_by_side(images.truth, images.reconstruction, bounds_of(record)), durable=False)
+        return path
 
     def images(self, record: TrialRecord) -> TrialImages | None:
         """The images of a trial.
 
         Returns:
-            The images, or None if the file is gone.
+            The images, or None if there is no file.
 
         Raises:
             BadInput: when the file is damaged.
         """
-        path = self.folder / "images" / f"{record.id}.safetensors"
-        if not path.is_file():
+        path = self._images_of(record.id)
+        if not path.is_file() or path.stat().st_size == 0:  # empty is what a power cut may leave
             return None
         tensors, _ = read_safetensors(path)
         missing = {"truth", "reconstruction", "snapshots"} - set(tensors)
@@ -223,48 +339,8 @@ class Store:
             BadInput: when the folder is read-only or the disk is full.
         """
         path = self.folder / name
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-        with _clear_words(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with temporary.open("wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
+        write_whole(path, content)
         return path
 
-
-def _cut_off_torn_line(file: IO[bytes]) -> None:
-    """Remove what a kill left behind the last whole line, so that the next line does not grow out of it."""
-    if file.seek(0, os.SEEK_END) == 0:
-        return
-    file.seek(-1, os.SEEK_END)
-    if file.read(1) == b"\n":
-        return
-    file.seek(0)
-    whole, newline, rest = file.read().rpartition(b"\n")
-    try:
-        read_line(rest.decode("utf-8", "replace"))
-    except BadInput:
-        file.truncate(len(whole) + len(newline))
-    else:  # only the line's end is missing
-        file.write(b"\n")
-
-
-@contextmanager
-def _clear_words(path: Path) -> Generator[None]:
-    """Turn a failure of the file system into bad input.
-
-    Raises:
-        BadInput: for every `OSError`.
-    """
-    try:
-        yield
-    except OSError as error:
-        reason = (error.strerror or type(error).__name__).lower()
-        raise BadInput(
-            [f"{path}: expected a place that can be read and written, got: {reason}; free space or choose another"]
-        ) from error
+    def _images_of(self, identity: str) -> Path:
+        return self.folder / "images" / f"{identity}.safetensors"

@@ -46,6 +46,7 @@ class Trial:
         defenses: what is done to it, in order.
         threat: what the attacker is given.
         seed: of client, defenses, attack and baselines.
+        planned: the whole as plain data, if it was built from them; described from the parts above if not given.
     """
 
     task: Task
@@ -61,6 +62,7 @@ class Trial:
     defenses: Sequence[Defense] = ()
     threat: ThreatModel = ThreatModel()
     seed: int = 0
+    planned: Mapping[str, Any] | None = None
 
     @cached_property
     def spec(self) -> dict[str, Any]:
@@ -69,6 +71,8 @@ class Trial:
         Raises:
             BadInput: when a description holds something that JSON cannot.
         """
+        if self.planned is not None:
+            return dict(self.planned)
         settings = {
             "model": self.model,
             "space": self.task.space,

@@ -8,6 +8,7 @@ import sys
 import typer
 
 from gradleak.cli.attack import attack
+from gradleak.cli.audit import audit
 from gradleak.cli.bench import bench
 from gradleak.cli.check import check
 from gradleak.cli.demo import demo
@@ -23,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(demo)
+app.command()(audit)
 app.command()(attack)
 app.command()(check)
 app.command("list")(listing)

@@ -2,6 +2,7 @@
 
 import math
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,8 +11,12 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from gradleak.audits.demonstration import Demonstration, run_demonstration
+from gradleak.audits.backends import cores_for
+from gradleak.audits.demonstration import Demonstration, build
+from gradleak.audits.progress import Progress
 from gradleak.audits.report import write_report
+from gradleak.audits.run import run_audit
+from gradleak.audits.settings import RunSettings
 from gradleak.audits.store import Contents, Store
 from gradleak.audits.summary import CLOSE_DB, RECOGNIZABLE_DB, BaselineRow, Group, Summary
 from gradleak.cli.console import console, errors, print_json
@@ -59,46 +64,56 @@ def run_demo(
     contents = store.contents()
     for warning in contents.warnings:
         errors.print(warning, soft_wrap=True)
-    trials = demonstration.trials()
-    wanted = {trial.id for trial in trials}
-    missing = len(wanted - contents.finished)
+    wanted = [trial.id for trial in demonstration.plan()]
+    missing = len(set(wanted) - contents.finished)
     if missing:
-        _run(demonstration, store, contents, missing, command, processes)
-        contents = store.contents()
+        if missing < len(wanted):
+            errors.print(f"Resuming: {missing} trials of this demo are not in {store.folder} yet.", soft_wrap=True)
+        _run(demonstration, store, missing, command, processes)
     else:
         errors.print(f"{out} already holds this demo, finished: only the report is rebuilt.", soft_wrap=True)
     report = write_report(out)
-    own = Contents(tuple(record for record in contents.records if record.id in wanted))
+    records = {record.id: record for record in store.records()}
+    own = Contents(tuple(records[identity] for identity in wanted))
     if as_json:
         print_json(_plain(own, report))
     else:
         _show(own.summary, own.records[0].threat, report)
 
 
-def _run(
-    demonstration: Demonstration,
-    store: Store,
-    contents: Contents,
-    missing: int,
-    command: str | None,
-    processes: int | None,
-) -> None:
-    """Run the missing trials and store each as soon as it is there."""
-    from joblib import cpu_count
+def _run(demonstration: Demonstration, store: Store, missing: int, command: str | None, processes: int | None) -> None:
+    """Run the missing trials."""
+    count = min(_MOST_PROCESSES, cores_for(1)) if processes is None else processes
+    count = min(count, missing)
+    # A single worker would be started for nothing but to be waited for.
+    settings = RunSettings(backend="loky" if count > 1 else "inprocess", workers=count, errors=None)
+    outcome = run_audit(
+        demonstration.plan(),
+        store,
+        settings,
+        retry_errors=True,
+        command=command,
+        notify=lambda progress: _tell(progress, missing),
+        build=partial(build, demonstration),
+    )
+    if outcome.stopped:
+        errors.print(outcome.stopped[0].upper() + outcome.stopped[1:], soft_wrap=True)
+        raise typer.Exit(3)
 
-    count = min(_MOST_PROCESSES, cpu_count()) if processes is None else processes
-    if missing < len(demonstration.trials()):
-        errors.print(f"Resuming: {missing} trials of this demo are not in {store.folder} yet.", soft_wrap=True)
-    done = contents.finished
-    results = run_demonstration(demonstration, done=done, command=command, processes=count)
-    for number, (record, images) in enumerate(results, start=1):
-        store.append(record, images)
-        psnr = ", ".join(_db(value) for value in record.numbers("psnr"))
-        what = f"{record.attack} on {record.data} {', '.join(map(str, record.examples))}"
-        errors.print(
-            f"{number:2d}/{missing}  {what:<24} {psnr:>6} dB  {record.seconds:5.1f} s  {_last_clause(record.message)}",
-            soft_wrap=True,
-        )
+
+def _tell(progress: Progress, total: int) -> None:
+    """One line for each trial."""
+    record = progress.record
+    if record is None:
+        errors.print(progress.note, soft_wrap=True)
+        return
+    psnr = ", ".join(_db(value) for value in record.numbers("psnr"))
+    what = f"{record.attack} on {record.data} {', '.join(map(str, record.examples))}"
+    errors.print(
+        f"{total - progress.left:2d}/{total}  {what:<24} {psnr:>6} dB  {record.seconds:5.1f} s  "
+        f"{_last_clause(record.message)}",
+        soft_wrap=True,
+    )
 
 
 def _show(summary: Summary, threat: str, report: Path) -> None:

@@ -12,7 +12,7 @@ __all__ = ["write_report"]
 
 
 def write_report(folder: str | Path) -> Path:
-    """Write `report.html` from the trials that a folder holds.
+    """Write `report.html` from the trials that a folder holds, and `pictures/` of those that it shows.
 
     Args:
         folder: holds `trials.jsonl`.

@@ -93,6 +93,8 @@ def _data(store: Store, contents: Contents) -> dict[str, Any]:
     colors = _colors(records)
     shown = _shown(records)
     cards = [wall.card(store, record, colors[record.attack]) for record in shown]
+    for record in shown:
+        store.picture(record)
     return {
         "folder": store.folder.resolve().name,
         "warnings": contents.warnings,

@@ -1,0 +1,90 @@
+"""Attacks, clients, defenses and threat models by name."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, NoReturn, cast
+
+from gradleak.attacks import ATTACKS, Attack
+from gradleak.audits.by_name.resolving import ARTICLES, guarded, resolve
+from gradleak.audits.by_name.settings import called
+from gradleak.audits.faults import BadSettings, Fault
+from gradleak.clients import CLIENTS, Client
+from gradleak.defenses import DEFENSES, Defense
+from gradleak.threat import ThreatModel
+
+_ATTACKS = {factory.__name__: factory for factory in ATTACKS}
+
+
+def attack_factory(name: str) -> Any:
+    """The function that makes an attack; see `resolve`."""
+    return resolve("attacks", name, _ATTACKS)
+
+
+def attack_named(name: str, settings: Mapping[str, object]) -> Attack:
+    """An attack by the name of its factory.
+
+    Args:
+        name: of the package, of a plugin, or `package.module:factory`.
+        settings: keyword arguments of the factory, as plain data.
+
+    Returns:
+        The attack.
+
+    Raises:
+        BadSettings: when there is no such attack, or it does not take these settings.
+    """
+    factory = attack_factory(name)
+    attack = guarded("attacks", lambda: called(factory, settings))
+    if not callable(attack) or not isinstance(getattr(attack, "name", None), str):
+        _refuse("attacks", attack, "return something with a name that can be called with an observation")
+    return cast(Attack, attack)
+
+
+def client_named(name: str, settings: Mapping[str, object]) -> Client:
+    """A client by the name of its class; arguments and errors as for `attack_named`."""
+    return _component("clients", name, settings, CLIENTS, ("problems", "bind"))
+
+
+def defense_named(name: str, settings: Mapping[str, object]) -> Defense:
+    """A defense by the name of its class; arguments and errors as for `attack_named`."""
+    return _component("defenses", name, settings, DEFENSES, ("problems", "apply"))
+
+
+def threat_named(settings: Mapping[str, object]) -> ThreatModel:
+    """A threat model.
+
+    Args:
+        settings: its facts.
+
+    Returns:
+        The threat model.
+
+    Raises:
+        BadSettings: when a fact is unknown, or is not true or false.
+    """
+    return called(ThreatModel, settings)
+
+
+def described(name: str, component: object) -> dict[str, Any]:
+    """A client or a defense as plain data from which it can be made again: its name with every setting."""
+    if not is_dataclass(component):
+        return {"name": name}
+    return {"name": name, **{field.name: getattr(component, field.name) for field in fields(component) if field.init}}
+
+
+def _component(
+    kind: str, name: str, settings: Mapping[str, object], own: Sequence[type], methods: Sequence[str]
+) -> Any:
+    made_by = resolve(kind, name, {entry.__name__: entry for entry in own})
+    component = guarded(kind, lambda: called(made_by, settings))
+    if not is_dataclass(component) or isinstance(component, type):
+        _refuse(kind, component, "decorate the class with @dataclass(frozen=True)")
+    missing = [method for method in methods if not callable(getattr(component, method, None))]
+    if missing:
+        _refuse(kind, component, f"give it the method {' and '.join(missing)}")
+    return component
+
+
+def _refuse(kind: str, got: object, advice: str) -> NoReturn:
+    text = f"expected {ARTICLES[kind]}, got {type(got).__name__}; {advice}"
+    raise BadSettings(kind, [Fault(("name",), text)])

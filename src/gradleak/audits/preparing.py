@@ -1,0 +1,234 @@
+"""The models and data of a spec, loaded once: here it is found what is wrong with them, and here a plan starts."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradleak.audits.building import dataset_of, network, reference_digest, task_of
+from gradleak.audits.by_name.components import described
+from gradleak.audits.by_name.data import data_factory
+from gradleak.audits.by_name.models import is_of_zoo, model_code, model_digest
+from gradleak.audits.by_name.references import code_digest
+from gradleak.audits.drawing import drawn_seed
+from gradleak.audits.faults import BadSettings, Fault
+from gradleak.audits.records import plain
+from gradleak.audits.spec import DataSpec, ModelSpec
+from gradleak.errors import BadInput
+from gradleak.tasks import ImageSpace, InputSpace, TabularSpace, Task
+from gradleak.zoo.data import Dataset
+
+IMAGE_RANK = 3
+NO_SCALING = ((0.0,), (1.0,))
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedData:
+    """A data set with its description.
+
+    Attributes:
+        dataset: the examples.
+        description: plain data, without the digest of a batch.
+        distinct: whether the labels of a batch differ.
+        code: digest of the source of a user's factory.
+    """
+
+    dataset: Dataset
+    description: dict[str, Any]
+    distinct: bool
+    code: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedModel:
+    """A model for one data set, with its description.
+
+    Attributes:
+        task: with the network of the first batch.
+        description: plain data, without a seed if each batch has its own network.
+        space: plain data of the input space.
+        redraw: whether each batch has its own network.
+        stage: label of the training stage.
+        code: digest of the source of a user's model.
+    """
+
+    task: Task
+    description: dict[str, Any]
+    space: dict[str, Any]
+    redraw: bool
+    stage: str | None
+    code: str | None
+
+
+def prepare_data(entry: DataSpec, seed: int, outputs: Callable[[Dataset], int | None]) -> PreparedData:
+    """Load a data set.
+
+    Args:
+        entry: of the spec.
+        seed: of the audit.
+        outputs: gives the number of outputs of a model of the user's own, for data without labels; None if there is
+            none.
+
+    Returns:
+        The data set.
+
+    Raises:
+        BadSettings: when it cannot be read or does not suit an audit.
+    """
+    asked: dict[str, Any] = {"name": entry.name}
+    if entry.settings:
+        asked["settings"] = entry.settings
+    if entry.size is not None:
+        asked["size"] = entry.size
+    if entry.only is not None:
+        asked["only"] = list(entry.only)
+    classes = entry.classes
+    if classes is None:
+        labeled = dataset_of(asked)
+        classes = outputs(labeled) if labeled.num_classes == 1 else None
+        if labeled.num_classes == 1 and classes is None:
+            text = f"expected a number, since {labeled.name!r} has images of one class only, got none; add classes: 10"
+            raise BadSettings("data", [Fault(("classes",), text)])
+    if classes is not None:
+        asked.update(classes=classes, label_seed=seed)
+    dataset = dataset_of(asked)
+    description = {**asked, "name": dataset.name, "count": len(dataset), "reference": reference_digest(dataset)}
+    if dataset.name != entry.name:
+        description["source"] = entry.name
+    factory = data_factory(entry.name)
+    code = None if factory is None else code_digest([factory])
+    return PreparedData(dataset, description, entry.distinct_labels, code)
+
+
+def prepare_model(entry: ModelSpec, data: PreparedData, seed: int) -> PreparedModel:
+    """Build a model for a data set.
+
+    Args:
+        entry: of the spec.
+        data: whose inputs it takes.
+        seed: of the audit.
+
+    Returns:
+        The model.
+
+    Raises:
+        BadInput: when it cannot be built or does not fit the data.
+    """
+    dataset = data.dataset
+    space = space_for(entry, dataset.input_shape)
+    redraw = redrawn(entry)
+    description: dict[str, Any] = {"name": entry.name}
+    if entry.settings:
+        description["settings"] = entry.settings
+    if entry.weights is not None:
+        description["weights"] = entry.weights
+    stage = network_stage(0) if redraw else "network"
+    built = description if entry.weights is not None else {**description, "seed": drawn_seed(seed, stage)}
+    num_classes = dataset.num_classes
+    space_plain: dict[str, Any] = plain(space, "space")
+    if not is_of_zoo(entry.name):
+        found = count_outputs(network(built, space, num_classes), space)
+        num_classes = num_classes if found is None else _enough(found, dataset)
+    task = task_of(built, space_plain, num_classes)
+    digest = model_digest(task.model)
+    description = {**(description if redraw else built), "redraw": redraw, "digest": digest}
+    return PreparedModel(task, description, space_plain, redraw, entry.stage, model_code(entry.name, task.model))
+
+
+def outputs_of(models: Sequence[ModelSpec], seed: int) -> Callable[[Dataset], int | None]:
+    """How many classes the user's own models tell apart, for data that have no labels.
+
+    Args:
+        models: of the spec; those of the zoo are built for the data and say nothing.
+        seed: of the audit.
+
+    Returns:
+        A function from the data to the number of outputs of the first model that takes them, None if there is none.
+    """
+
+    def outputs(dataset: Dataset) -> int | None:
+        for entry in models:
+            if not is_of_zoo(entry.name):
+                try:
+                    space = space_for(entry, dataset.input_shape)
+                    description = {"name": entry.name, "settings": entry.settings, "seed": drawn_seed(seed, "network")}
+                    found = count_outputs(network(description, space, 0), space)
+                except BadInput:
+                    continue  # told when that model is looked at
+                if found is not None:
+                    return found
+        return None
+
+    return outputs
+
+
+def network_stage(batch: int) -> str:
+    """The stream from which the seed of the network of a batch is drawn, if each batch has its own."""
+    return f"network/{batch}"
+
+
+def redrawn(entry: ModelSpec) -> bool:
+    """Whether each captured batch gets a new network."""
+    return entry.redraw if entry.redraw is not None else is_of_zoo(entry.name) and entry.weights is None
+
+
+def space_for(entry: ModelSpec, shape: tuple[int, ...]) -> InputSpace:
+    """The input space of data with inputs of a shape.
+
+    Returns:
+        Images or rows.
+
+    Raises:
+        BadSettings: when the inputs are neither, or mean and std do not fit them.
+    """
+    if len(shape) == IMAGE_RANK:
+        try:
+            return ImageSpace((shape[0], shape[1], shape[2]), entry.mean, entry.std)
+        except BadInput as error:
+            keys = [problem.partition(":")[0] for problem in error.problems]
+            faults = [
+                Fault((key,) if key in {"mean", "std"} else (), problem.removeprefix(f"{key}: "))
+                for key, problem in zip(keys, error.problems, strict=True)
+            ]
+            raise BadSettings("models", faults) from error
+    if len(shape) != 1:
+        text = f"expected images or rows of numbers, got inputs of shape {list(shape)}; use other data"
+        raise BadSettings("models", [Fault((), text)])
+    if (entry.mean, entry.std) != NO_SCALING:
+        text = f"expected images to normalize, got inputs of shape {list(shape)}; leave mean and std out"
+        raise BadSettings("models", [Fault(("mean",), text)])
+    return TabularSpace(shape[0])
+
+
+def count_outputs(model: nn.Module, space: InputSpace) -> int | None:
+    """The number of outputs of a model for one input; None if it does not take it, about which `Task` says more."""
+    flags = [(module, module.training) for module in model.modules()]
+    parameter = next(model.parameters(), torch.zeros(()))
+    try:
+        with torch.no_grad():
+            inputs: Tensor = torch.zeros((1, *space.variable_shape), dtype=parameter.dtype, device=parameter.device)
+            outputs = space.forward(model.eval(), {}, inputs)
+            return int(outputs.shape[1]) if outputs.dim() == 2 else None
+    # The model is foreign code; Task runs it again and says what it raises.
+    except Exception:  # noqa: BLE001
+        return None
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
+def client_description(name: str, client: object) -> dict[str, Any]:
+    """A client or a defense as JSON holds it."""
+    return plain(described(name, client), name)
+
+
+def _enough(outputs: int, dataset: Dataset) -> int:
+    if outputs >= dataset.num_classes:
+        return outputs
+    text = (
+        f"expected a model with at least {dataset.num_classes} outputs (classes of {dataset.name!r}), got {outputs}; "
+        "use data with its classes"
+    )
+    raise BadSettings("models", [Fault((), text)])

@@ -1,0 +1,195 @@
+"""What an audit is: one frozen object, the same from a YAML file, a mapping or a shipped name."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar, cast
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from gradleak.audits.overrides import DEFAULT_NAMES
+from gradleak.audits.positions import write_yaml
+from gradleak.audits.settings import RunSettings
+
+T = TypeVar("T")
+
+MOST_TRIALS = 1_000_000
+"""Captured batches for each cell; more is a slip of the finger."""
+
+
+def _as_axis(value: object) -> object:
+    """One entry is short for a list of one."""
+    return tuple(cast("list[object]", value)) if isinstance(value, list | tuple) else (value,)
+
+
+def _as_limits(value: object) -> object:
+    """No limit, one or several."""
+    return () if value is None else _as_axis(value)
+
+
+def _as_composition(value: object) -> object:
+    """An entry of the defenses: `none`, one defense, or several in order."""
+    if value is None or value == "none":
+        return ()
+    return _as_axis(value)
+
+
+Axis = Annotated[tuple[T, ...], BeforeValidator(_as_axis), Field(min_length=1)]
+"""An axis of the grid: one entry or a list of entries."""
+
+Composition = Annotated[tuple["Component", ...], BeforeValidator(_as_composition)]
+"""Defenses in the order in which they are applied; empty for none."""
+
+
+class _Part(BaseModel):
+    """What all parts of a spec share: they are frozen, and nothing is guessed or ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def _by_name(value: object) -> object:
+    """A word is short for `{name: word}`, and `factory` is another word for `name`."""
+    if isinstance(value, str):
+        return {"name": value}
+    if isinstance(value, Mapping) and "factory" in value and "name" not in value:
+        return {"name" if key == "factory" else key: entry for key, entry in value.items()}
+    return value
+
+
+class Component(_Part):
+    """An attack, a client, a defense or a threat model, with its settings.
+
+    Attributes:
+        name: of the package, of a plugin, or `package.module:factory`.
+        settings: its keyword arguments.
+    """
+
+    name: str
+    settings: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _folded(cls, value: object) -> object:
+        value = _by_name(value)
+        if isinstance(value, Mapping) and not (set(value) <= {"name", "settings"} and "settings" in value):
+            settings = {key: entry for key, entry in value.items() if key != "name"}
+            return {**({"name": value["name"]} if "name" in value else {}), "settings": settings}
+        return value
+
+    def plain(self) -> dict[str, Any]:
+        """Name and settings side by side, as a file has them."""
+        return {"name": self.name, **self.settings}
+
+
+class ModelSpec(_Part):
+    """A model.
+
+    Attributes:
+        name: of the zoo or a plugin, or `package.module:factory`.
+        settings: keyword arguments of the factory.
+        weights: a `.safetensors` file with the parameters and buffers.
+        stage: how far it is trained, in words, for tables and curves.
+        redraw: a new network for each captured batch; None for: if it is of the zoo and has no weights.
+        mean: subtracted from images, one for each channel or one for all.
+        std: divided by after that.
+    """
+
+    name: str
+    settings: dict[str, Any] = {}
+    weights: str | None = None
+    stage: str | None = None
+    redraw: bool | None = None
+    mean: Axis[float] = (0.0,)
+    std: Axis[float] = (1.0,)
+
+    _named = model_validator(mode="before")(staticmethod(_by_name))
+
+
+class DataSpec(_Part):
+    """A data set.
+
+    Attributes:
+        name: bundled, of a plugin, a path, or `package.module:factory`.
+        settings: keyword arguments of a factory.
+        size: pixels per side to which images are resized; None keeps them.
+        only: names of the classes whose examples are used; None for all.
+        classes: number of the task's classes; None for those of the data. Data that show one class only have no labels
+            worth the name, so then each example gets one of these at random.
+        distinct_labels: at most one example of each class in a batch.
+    """
+
+    name: str
+    settings: dict[str, Any] = {}
+    size: Annotated[int, Field(ge=1)] | None = None
+    only: Axis[str] | None = None
+    classes: Annotated[int, Field(ge=2)] | None = None
+    distinct_labels: bool = False
+
+    _named = model_validator(mode="before")(staticmethod(_by_name))
+
+
+class Limit(_Part):
+    """How much leakage is accepted.
+
+    Attributes:
+        success_rate_at: the threshold in dB.
+        below: largest accepted success rate, which the upper end of its 95 % interval must stay under.
+    """
+
+    success_rate_at: float
+    below: Annotated[float, Field(gt=0, le=1)]
+
+
+class AuditSpec(_Part):
+    """A declared grid of trials and the questions it answers.
+
+    Attributes:
+        name: in the report.
+        seed: draws examples, networks and starts.
+        trials: captured batches for each cell of the grid.
+        model: axis of the models.
+        data: axis of the data sets.
+        batch_size: axis of the numbers of private examples.
+        client: axis of the clients.
+        defense: axis of the compositions of defenses.
+        attack: axis of the attacks.
+        threat: axis of the threat models, as the settings of `ThreatModel`.
+        threshold: dB at which success rates are reported.
+        limit: what exit code 1 says was exceeded.
+        run: how the trials are run.
+    """
+
+    name: Annotated[str, Field(min_length=1)] = "audit"
+    seed: Annotated[int, Field(ge=0)] = 0
+    trials: Annotated[int, Field(ge=1, le=MOST_TRIALS)] = 20
+    model: Axis[ModelSpec]
+    data: Axis[DataSpec]
+    batch_size: Axis[Annotated[int, Field(ge=1)]] = (1,)
+    client: Axis[Component] = (Component(name=DEFAULT_NAMES["client"]),)
+    defense: Axis[Composition] = ((),)
+    attack: Axis[Component] = (Component(name=DEFAULT_NAMES["attack"]),)
+    threat: Axis[dict[str, Any]] = ({},)
+    threshold: Axis[float] = (20.0, 30.0)
+    limit: Annotated[tuple[Limit, ...], BeforeValidator(_as_limits)] = ()
+    run: RunSettings = RunSettings()
+
+    def to_plain(self) -> dict[str, Any]:
+        """Every setting, defaults too, as plain data that read back as this very spec."""
+        plain = self.model_dump(mode="json")
+        for axis in ("client", "attack"):
+            plain[axis] = [component.plain() for component in getattr(self, axis)]
+        plain["defense"] = [
+            "none" if not composition else [component.plain() for component in composition]
+            for composition in self.defense
+        ]
+        return plain
+
+    def to_yaml(self, comment: str = "") -> str:
+        """The text of a spec file.
+
+        Args:
+            comment: its first line.
+
+        Returns:
+            YAML that reads back as this very spec.
+        """
+        text = write_yaml(self.to_plain())
+        return f"# {comment}\n{text}" if comment else text

@@ -1,0 +1,202 @@
+"""`gradleak audit`: run a declared grid of trials, or say what it would be."""
+
+import json
+import math
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from gradleak.audits.audit import DeclaredAudit, declare, run_declared
+from gradleak.audits.estimate import TimeEstimate, estimate
+from gradleak.audits.records import TrialRecord, settings_text
+from gradleak.audits.report import write_report
+from gradleak.audits.spec import AuditSpec, Component, DataSpec, ModelSpec
+from gradleak.audits.store import Store
+from gradleak.cli.audit_progress import progress_lines
+from gradleak.cli.console import console, errors, print_json
+from gradleak.cli.loading import AsJson
+from gradleak.errors import refuse
+
+if TYPE_CHECKING:
+    from gradleak.audits.run import AuditOutcome
+
+INCOMPLETE = 3
+MINUTE, HOUR, DAY = 60, 3600, 86400
+
+
+def audit(
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help="A YAML file, or a name of list specs.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for trials.jsonl, images and report.html.")] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Replace a value of the spec; repeatable.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Short for --set model=...: package.module:factory or a name.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Short for --set data.name=...: a folder, a file or a name.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print grid, size and time, and run nothing.")] = False,
+    retry_errors: Annotated[bool, typer.Option("--retry-errors", help="Run failed trials again.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a declared grid of trials; the same command goes on where it stopped.
+
+    Exit codes: 0 every trial has a result, 1 a limit of the spec is exceeded, 2 a mistake in the spec, 3 trials are
+    missing or failed.
+    """
+    overrides = [
+        *([] if model is None else [f"model={json.dumps(model)}"]),
+        *([] if data is None else [f"data.name={json.dumps(data)}"]),
+        *(assignments or []),
+    ]
+    refuse([] if dry_run or out is not None else ["--out: expected a folder for the results, got none; add --out DIR"])
+    declared = declare(spec, overrides)
+    if dry_run or out is None:
+        _print_plan(declared, out, as_json=as_json)
+        return
+    command = shlex.join(["gradleak", *sys.argv[1:]])
+    with progress_lines() as notify:
+        outcome = run_declared(declared, out, retry_errors=retry_errors, command=command, notify=notify)
+    report = write_report(out)
+    _print_outcome(outcome, report, command, as_json=as_json)
+    _leave(outcome)
+
+
+def _leave(outcome: "AuditOutcome") -> None:
+    """End the program with the exit code of the outcome.
+
+    Raises:
+        Exit: when a trial has no result.
+    """
+    if not outcome.complete:
+        raise typer.Exit(INCOMPLETE)
+
+
+def _print_outcome(outcome: "AuditOutcome", report: Path, command: str, *, as_json: bool) -> None:
+    """What became of the trials, and what to do next."""
+    if as_json:
+        facts = ("planned", "finished", "errors", "missing", "interrupted", "stopped")
+        print_json({"report": str(report), **{name: getattr(outcome, name) for name in facts}})
+        return
+    console.print(f"{outcome.finished} of {outcome.planned} trials have a result")
+    console.print(Text(f"Report: {report}"), soft_wrap=True)
+    if outcome.errors:
+        line = f"{outcome.errors} failed: their tracebacks are in the report; try them again with --retry-errors"
+        errors.print(line, soft_wrap=True)
+    if outcome.stopped:
+        errors.print(Text(f"Stopped: {outcome.stopped}"), soft_wrap=True)
+    elif outcome.missing:
+        errors.print(Text(f"{outcome.missing} are missing. Go on with: {command}"), soft_wrap=True)
+
+
+# ---- the plan alone ----------------------------------------------------------------------------------------------
+
+
+def _print_plan(declared: DeclaredAudit, out: Path | None, *, as_json: bool) -> None:
+    """The grid, its size and the time, on standard output."""
+    spec, planned = declared.spec, declared.planned
+    expected = estimate(planned, _stored(out), spec.run.workers or _cores(spec.run.threads))
+    axes = _axes(spec)
+    cells = math.prod(len(entries) for entries in axes.values())
+    if as_json:
+        facts: dict[str, Any] = {
+            "name": spec.name,
+            "comment": declared.comment,
+            "axes": axes,
+            "cells": cells,
+            "batches_per_cell": spec.trials,
+            "trials": expected.trials,
+            "done": expected.done,
+            "workers": expected.workers,
+            "seconds": expected.seconds,
+            "at_most_seconds": expected.at_most,
+            "how": expected.how,
+            "ids": [trial.id for trial in planned],
+        }
+        print_json(facts)
+        return
+    if declared.comment:
+        console.print(Text(declared.comment), soft_wrap=True)
+    table = Table(
+        title=Text(f"{spec.name}: the grid"), title_justify="left", box=None, pad_edge=False, show_header=False
+    )
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for axis, entries in axes.items():
+        table.add_row(f"{axis} ({len(entries)})", Text("\n".join(entries)))
+    console.print(table)
+    console.print(f"{cells} cells x {spec.trials} captured batches = {expected.trials} trials")
+    for line in _time_lines(expected, out):
+        console.print(Text(line), soft_wrap=True)
+
+
+def _time_lines(expected: TimeEstimate, out: Path | None) -> list[str]:
+    lines = [] if out is None else [f"{expected.done} of them are in {out} already"]
+    most = "without a limit in seconds" if math.isinf(expected.at_most) else f"at most {duration(expected.at_most)}"
+    at_once = "one at a time" if expected.workers == 1 else f"{expected.workers} at a time"
+    lines.append(f"Time: about {duration(expected.seconds)} with {at_once}, {most} for the attacks")
+    lines.append(f"Estimated {expected.how}.")
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them.
+
+    Returns:
+        One number with a unit.
+
+    >>> duration(0.4), duration(90), duration(9000), duration(200000)
+    ('1 s', '1.5 min', '2.5 h', '2.3 days')
+    """
+    for limit, unit, name in ((MINUTE, 1, "s"), (HOUR, MINUTE, "min"), (DAY, HOUR, "h")):
+        if seconds < limit:
+            value = max(seconds / unit, 1)
+            return f"{value:.0f} {name}" if unit == 1 or value >= 10 else f"{value:.1f} {name}"
+    return f"{seconds / DAY:.1f} days"
+
+
+def _stored(out: Path | None) -> Sequence[TrialRecord]:
+    """The records of a folder; none if there is no folder yet."""
+    return Store(out).records() if out is not None and out.is_dir() else ()
+
+
+def _cores(threads: int) -> int:
+    from joblib import cpu_count
+
+    return max(1, cpu_count() // threads)
+
+
+def _axes(spec: AuditSpec) -> dict[str, list[str]]:
+    """Every axis of the grid with its entries in words."""
+    return {
+        "model": [_model_words(entry) for entry in spec.model],
+        "data": [_data_words(entry) for entry in spec.data],
+        "batch_size": [str(size) for size in spec.batch_size],
+        "client": [_component_words(entry) for entry in spec.client],
+        "defense": [" then ".join(map(_component_words, entry)) or "none" for entry in spec.defense],
+        "threat": [", ".join(f"{key}={value}" for key, value in entry.items()) or "default" for entry in spec.threat],
+        "attack": [_component_words(entry) for entry in spec.attack],
+    }
+
+
+def _component_words(entry: Component) -> str:
+    return settings_text(entry.plain()) if entry.settings else entry.name
+
+
+def _model_words(entry: ModelSpec) -> str:
+    words = _component_words(Component(name=entry.name, settings=entry.settings))
+    more = [f"weights {entry.weights}"] if entry.weights else []
+    return ", ".join([words, *more, *([entry.stage] if entry.stage else [])])
+
+
+def _data_words(entry: DataSpec) -> str:
+    words = [_component_words(Component(name=entry.name, settings=entry.settings))]
+    words += [] if entry.size is None else [f"{entry.size}x{entry.size} pixels"]
+    words += [] if entry.only is None else [f"only {', '.join(entry.only)}"]
+    words += [] if entry.classes is None else [f"{entry.classes} classes"]
+    return ", ".join([*words, *(["distinct labels"] if entry.distinct_labels else [])])
