@@ -21,6 +21,9 @@ _ROUNDING_FACTOR = 10.0
 # Mean squared misfit, in units of rounding, up to which a separation is certified. Saturated outputs reach 70 at the
 # true features.
 _CERTIFIED = 300.0
+# Times the share of equations beyond the unknowns, where that is less: N = C - 1 examples can be fitted by a wrong
+# separation almost to rounding.
+_SPARE_FACTOR = 3.0
 _LARGEST_DENSE = 20
 _MOST_STEPS = 150
 _JITTER = 0.3
@@ -69,6 +72,7 @@ class Separation:
         misfit: mean squared misfit of the equations in units of rounding; about 1 at the truth.
         std: estimated standard deviation of a feature of each example, `[N]`.
         starts: how many starts were tried.
+        certified: whether the equations hold to rounding, which wrong targets or another batch size do not reach.
     """
 
     features: Tensor
@@ -76,14 +80,10 @@ class Separation:
     misfit: float
     std: Tensor
     starts: int
-
-    @property
-    def certified(self) -> bool:
-        """Whether the equations hold to rounding, which wrong targets or another batch size do not reach."""
-        return self.misfit < _CERTIFIED
+    certified: bool
 
 
-def separate(problem: HeadProblem, *, starts: int = 8, seed: int = 0) -> Separation:
+def separate(problem: HeadProblem, *, starts: int = 8, seed: int = 0, patience: int | None = None) -> Separation:
     """Solve for the features of every example by Levenberg-Marquardt on N x N unknowns.
 
     The first start gives all examples the exact mean softmax `db + mean(Y)`; further ones jitter its logarithm, which
@@ -93,6 +93,7 @@ def separate(problem: HeadProblem, *, starts: int = 8, seed: int = 0) -> Separat
         problem: the equations.
         starts: how many starts at most; the first that is certified ends the search.
         seed: of the jitter.
+        patience: give a start up when so many evaluations have not halved its misfit; None to go on.
 
     Returns:
         The best separation found, certified or not.
@@ -110,13 +111,15 @@ def separate(problem: HeadProblem, *, starts: int = 8, seed: int = 0) -> Separat
     for start in range(max(1, starts)):
         tried += 1
         jitter = torch.randn(problem.targets.shape, generator=generator, dtype=torch.float64)
-        mixture, cost = equations.solve(equations.start(jitter * (_JITTER if start or repeated else 0.0)))
+        mixture, cost = equations.solve(equations.start(jitter * (_JITTER if start or repeated else 0.0)), patience)
         if cost < best_cost:
             best, best_cost = mixture, cost
-        if best_cost / equations.count < _CERTIFIED:
+        if best_cost / equations.count < equations.certified:
             break
-    features = best @ equations.basis
-    return Separation(features, problem.residuals(features), best_cost / equations.count, equations.std(best), tried)
+    features, misfit = best @ equations.basis, best_cost / equations.count
+    return Separation(
+        features, problem.residuals(features), misfit, equations.std(best), tried, misfit < equations.certified
+    )
 
 
 class _Equations:
@@ -132,7 +135,10 @@ class _Equations:
         rounding = problem.precision * _ROUNDING_FACTOR
         self.sigma_weight = rounding * float(problem.weight_gradient.square().mean().sqrt())
         self.sigma_bias = rounding * float(problem.bias_gradient.square().mean().sqrt())
-        self.count = problem.targets.shape[1] * (count + 1)
+        classes = problem.targets.shape[1]
+        self.count = classes * (count + 1)
+        spare = 1.0 - count**2 / ((classes - 1) * (count + 1))
+        self.certified = _CERTIFIED * min(1.0, max(0.0, _SPARE_FACTOR * spare))
         self.center, self.prior = torch.zeros(count).double(), torch.zeros(count).double()
         if problem.typical is not None:
             coordinates = problem.typical @ self.basis.T
@@ -183,12 +189,17 @@ class _Equations:
         back = _softmax_derivative(probabilities, scales * (mixture @ weight.T + bias))
         return back @ self.logits.T + residuals @ weight
 
-    def solve(self, mixture: Tensor) -> tuple[Tensor, float]:
+    def solve(self, mixture: Tensor, patience: int | None = None) -> tuple[Tensor, float]:
         """Levenberg-Marquardt with Marquardt's scaling; returns K and the sum of squared misfits."""
         probabilities, weight, bias = self.evaluate(mixture)
         cost = self.cost(mixture, weight, bias)
         damping = 1e-2
+        costs: list[float] = []
         for _ in range(_MOST_STEPS):
+            costs.append(cost)
+            far = cost > _CERTIFIED * self.count
+            if patience is not None and far and len(costs) > patience and cost > 0.5 * costs[-patience - 1]:
+                break
             step = self._step(mixture, probabilities, weight, bias, damping)
             trial = mixture - step
             found = self.evaluate(trial)

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from gradleak.attacks.closed_form.answers import answer
 from gradleak.attacks.closed_form.layers import Affine, Chain, read_chain
+from gradleak.attacks.closed_form.likely_separation import separate_likely
 from gradleak.attacks.closed_form.peeling import Front, Peeled, peel
 from gradleak.attacks.closed_form.pixels import PixelSearch, below_front, peeled_objective, search_pixels
 from gradleak.attacks.closed_form.separation import HeadProblem, Separation, separate
-from gradleak.attacks.labels.counts import NoCounts, recover_counts
+from gradleak.attacks.labels.counts import LabelCounts, NoCounts, recover_counts
 from gradleak.attacks.labels.dummies import dummy_variables
 from gradleak.attacks.labels.loss_form import LossForm, find_loss_form
 from gradleak.attacks.protocol import Progress, not_applicable
@@ -54,9 +55,9 @@ class SoftmaxSeparation:
         prepared = _prepare(observation)
         if isinstance(prepared, str):
             return not_applicable(self.name, observation, prepared)
-        chain, head, form, labels = prepared
+        chain, head, form, counts = prepared
         with torch.no_grad():
-            labels, separation = _separate(observation, chain, head, form, labels, self.starts, seed)
+            labels, separation = _separate(observation, chain, head, form, counts, self.starts, seed)
             gradient = {name: tensor.double() for name, tensor in observation.update.tensors.items()}
             precision = _precision(observation)
             peeled = _peel(chain, head, separation, gradient, precision)
@@ -90,8 +91,8 @@ class SoftmaxSeparation:
         )
 
 
-def _prepare(observation: Observation) -> tuple[Chain, Affine, LossForm, Tensor] | str:
-    """The chain, its head, the loss and the labels, or why the attack does not apply."""
+def _prepare(observation: Observation) -> tuple[Chain, Affine, LossForm, LabelCounts] | str:
+    """The chain, its head, the loss and the label counts, or why the attack does not apply."""
     count = observation.batch_size
     if count is None:
         return "the batch size is withheld, and this attack needs it"
@@ -115,7 +116,7 @@ def _prepare(observation: Observation) -> tuple[Chain, Affine, LossForm, Tensor]
     counts = recover_counts(observation, count)
     if isinstance(counts, NoCounts):
         return counts.reason
-    return chain, head, form, counts.labels()
+    return chain, head, form, counts
 
 
 def _precision(observation: Observation) -> float:
@@ -132,21 +133,26 @@ def _typical(task: Task, chain: Chain) -> Tensor:
 
 
 def _separate(
-    observation: Observation, chain: Chain, head: Affine, form: LossForm, labels: Tensor, starts: int, seed: int
+    observation: Observation, chain: Chain, head: Affine, form: LossForm, counts: LabelCounts, starts: int, seed: int
 ) -> tuple[Tensor, Separation]:
-    """Separate with the recovered labels, and if that is not certified with single labels exchanged."""
+    """Separate with the recovered labels, and if that is not certified with other likely ones."""
     update = observation.update.tensors
     weight, bias = update[head.name].double(), update[head.bias_name or ""].double()
 
     typical = _typical(observation.task, chain)
 
-    def attempt(candidate: Tensor, starts: int) -> Separation:
+    def problem(candidate: Tensor) -> HeadProblem:
         scales = form.weights[candidate] / (len(candidate) if form.averaged else 1)
-        problem = HeadProblem(
+        return HeadProblem(
             weight, bias, head.weight, head.bias, form.targets[candidate], scales, _precision(observation), typical
         )
-        return separate(problem, starts=starts, seed=seed)
 
+    def attempt(candidate: Tensor, starts: int) -> Separation:
+        return separate(problem(candidate), starts=starts, seed=seed)
+
+    if counts.alternatives:
+        return separate_likely(problem, counts.candidates(), starts=starts, seed=seed)
+    labels = counts.labels()
     best_labels, best = labels, attempt(labels, starts)
     if best.certified or observation.targets is not None:
         return best_labels, best

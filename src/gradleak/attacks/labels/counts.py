@@ -9,6 +9,7 @@ from torch import Tensor
 from gradleak.attacks.head import Head, find_head
 from gradleak.attacks.labels.dummies import dummy_variables, responses
 from gradleak.attacks.labels.evidence import HeadGradient, build_model
+from gradleak.attacks.labels.likely import likely_counts
 from gradleak.attacks.labels.loss_form import LossForm, find_loss_form
 from gradleak.attacks.labels.rules import round_counts
 from gradleak.attacks.labels.scale import gradient_scale
@@ -18,6 +19,7 @@ from gradleak.threat import Observation
 _DUMMIES = 768
 # Beyond this many classes the equations (C - 1)(C + 1) are too many to solve for every exchange of labels.
 _EVIDENCE_CLASSES = 20
+_ALTERNATIVES = 60
 _CERTAIN = 0.99
 # Above this strain the private inputs are unlike the dummies, as for trained networks, and nothing is certain.
 _FOREIGN = 2.0
@@ -36,16 +38,23 @@ class LabelCounts:
         certain: whether the attacker may rely on them: nothing known disturbs the rule, and no other multiset is
             nearly as likely.
         uncertainty: standard deviation of each count, `[C]`.
+        alternatives: other counts `[C]`, int64, likeliest first; none where every exchange of a label was tried.
     """
 
     counts: Tensor
     method: CountMethod
     certain: bool
     uncertainty: Tensor
+    alternatives: tuple[Tensor, ...] = ()
 
     def labels(self) -> Tensor:
         """The class of every example in rising order, `[N]`; the order says nothing about positions."""
-        return torch.repeat_interleave(torch.arange(len(self.counts)), self.counts)
+        return self.candidates()[0]
+
+    def candidates(self) -> tuple[Tensor, ...]:
+        """The class of every example `[N]` in rising order, by these counts and then by each alternative."""
+        classes = torch.arange(len(self.counts))
+        return tuple(torch.repeat_interleave(classes, counts) for counts in (self.counts, *self.alternatives))
 
 
 @dataclass(frozen=True)
@@ -137,13 +146,20 @@ def _from_dummies(
         found.logits[0] - found.features[0] @ state.parameters[head.weight].double().T if head.bias else bias,
     )
     estimates = _linear_estimates(view, form, found.features, found.logits, batch_size)
-    counts = round_counts(estimates, batch_size)
-    rough = (estimates - counts).abs()
     if task.num_classes > _EVIDENCE_CLASSES:
-        return LabelCounts(counts, "mean_softmax", undisturbed and float(rough.max()) < 0.1, rough)
+        return _likeliest(estimates, found.logits, batch_size, undisturbed)
+    counts = round_counts(estimates, batch_size)
     result = climb(build_model(view, found.features, form.weights, form.targets), counts)
     certain = undisturbed and result.probability > _CERTAIN and result.strain < _FOREIGN
     return LabelCounts(result.counts, "evidence", certain, result.spread)
+
+
+def _likeliest(estimates: Tensor, logits: Tensor, batch_size: int, undisturbed: bool) -> LabelCounts:
+    """Counts from estimates that are off as much as the sum of N softmax values varies among dummies."""
+    deviations = torch.softmax(logits, dim=1).std(dim=0) * batch_size**0.5
+    counts, *alternatives = likely_counts(estimates, deviations, batch_size, 1 + _ALTERNATIVES)
+    certain = undisturbed and float((estimates - counts).abs().max()) < 0.1
+    return LabelCounts(counts, "mean_softmax", certain, deviations, tuple(alternatives))
 
 
 def _linear_estimates(view: HeadGradient, form: LossForm, features: Tensor, logits: Tensor, batch_size: int) -> Tensor:
