@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradleak.linalg import conjugate_gradients
+from gradleak.linalg import BlockLowRankInverse, conjugate_gradients
 from gradleak.seeds import stage_generator
 
 # Rounding in the client's own computation adds up over features, softmax and batch: entries of an update are off by
@@ -26,6 +26,11 @@ _CERTIFIED = 300.0
 _SPARE_FACTOR = 3.0
 _LARGEST_DENSE = 20
 _MOST_STEPS = 150
+_MOST_PRODUCTS = 600
+# Error of a step in energy. Further digits of a step that only linearizes bring nothing.
+_STEP_ACCURACY = 1e-7
+# What the examples' own blocks keep of the equations along the common feature, which couple all examples.
+_KEPT = 1e-3
 _JITTER = 0.3
 # Real inputs spread this many times as much as typical ones may.
 _TYPICAL_FACTOR = 3.0
@@ -194,6 +199,7 @@ class _Equations:
         probabilities, weight, bias = self.evaluate(mixture)
         cost = self.cost(mixture, weight, bias)
         damping = 1e-2
+        rejected = False
         costs: list[float] = []
         for _ in range(_MOST_STEPS):
             costs.append(cost)
@@ -205,13 +211,14 @@ class _Equations:
             found = self.evaluate(trial)
             trial_cost = self.cost(trial, found[1], found[2])
             if not trial_cost < cost:
-                damping *= 4.0
+                damping, rejected = damping * 4.0, True
                 if damping > 1e8:
                     break
                 continue
             gain, cost, mixture = (cost - trial_cost) / cost, trial_cost, trial
             probabilities, weight, bias = found
-            damping = max(damping / 5.0, 1e-14)
+            # Right after a failure, shorter steps would fail again.
+            damping, rejected = damping if rejected else max(damping / 5.0, 1e-14), False
             if gain < 1e-3 and cost < _CERTIFIED * self.count or gain < 1e-7:
                 break
         return mixture, float(weight.square().sum() + bias.square().sum())
@@ -239,35 +246,52 @@ class _Equations:
         slope = (mixture - self.center) * self.prior + self.gradient(
             mixture, probabilities, weight / self.sigma_weight, bias / self.sigma_bias
         )
-        diagonal = self._diagonal(mixture, probabilities)
+        inverse, ridge = self._preconditioner(mixture, probabilities, damping)
+        if inverse is None:
+            return torch.zeros_like(mixture)
 
         def damped(step: Tensor) -> Tensor:
-            return self.product(mixture, probabilities, step) + (damping * diagonal + self.prior) * step
+            return self.product(mixture, probabilities, step) + ridge * step
 
         return conjugate_gradients(
             damped,
             slope,
             torch.zeros_like(slope),
-            preconditioner=torch.reciprocal(diagonal).mul,
-            relative_energy=1e-16,
-            max_steps=600,
+            preconditioner=inverse,
+            relative_energy=_STEP_ACCURACY,
+            max_steps=_MOST_PRODUCTS,
         ).x
 
-    def _diagonal(self, mixture: Tensor, probabilities: Tensor) -> Tensor:
-        """Diagonal of `J^T J`, `[N, N]`."""
+    def _preconditioner(
+        self, mixture: Tensor, probabilities: Tensor, damping: float
+    ) -> tuple[BlockLowRankInverse | None, Tensor]:
+        """About the inverse of the damped `J^T J`, and what is added to its diagonal, `[N, N]`.
+
+        Features are nearly alike, so most of what couples examples is in few equations: those of db, and of dW along
+        the common feature. These are taken in whole; of the others, each example's own block.
+        """
         scales = self.problem.scales[:, None]
         residuals = scales * (probabilities - self.problem.targets)
         mean = probabilities @ self.logits.T
         moves = (scales * probabilities)[:, :, None] * (self.logits.T[None] - mean[:, None])
-        own = residuals.square().sum(dim=1)[:, None] + mixture.square().sum(dim=1)[:, None] * moves.square().sum(dim=1)
-        cross = 2 * mixture * torch.einsum("mc,mci->mi", residuals, moves)
-        return (own + cross) / self.sigma_weight**2 + moves.square().sum(dim=1) / self.sigma_bias**2
+        cross = (residuals[:, None] @ moves).transpose(1, 2) * mixture[:, None] / self.sigma_weight**2
+        factors = mixture.square().sum(dim=1) / self.sigma_weight**2 + self.sigma_bias**-2
+        blocks = factors[:, None, None] * (moves.transpose(1, 2) @ moves) + cross + cross.transpose(1, 2)
+        blocks.diagonal(dim1=1, dim2=2).add_(residuals.square().sum(dim=1)[:, None] / self.sigma_weight**2)
+        ridge = damping * blocks.diagonal(dim1=1, dim2=2) + self.prior
+        common = torch.linalg.svd(mixture)[2][0]
+        along = moves * (mixture @ common)[:, None, None] + residuals[:, :, None] * common
+        rows = torch.cat([moves / self.sigma_bias, along / self.sigma_weight], dim=1)
+        blocks -= (1 - _KEPT) * (rows.transpose(1, 2) @ rows)
+        blocks.diagonal(dim1=1, dim2=2).add_(ridge)
+        return BlockLowRankInverse.of(blocks, rows.transpose(0, 1)), ridge
 
     def std(self, mixture: Tensor) -> Tensor:
         """Standard deviation of one feature of each example, from the curvature at the solution, `[N]`."""
         probabilities = self.evaluate(mixture)[0]
         if len(mixture) > _LARGEST_DENSE:
-            variance = 1.0 / self._diagonal(mixture, probabilities)
+            inverse, ridge = self._preconditioner(mixture, probabilities, 1e-14)
+            variance = inverse.diagonal() if inverse is not None else ridge.reciprocal()
         else:
             matrix = self.jacobian(mixture, probabilities)
             normal = matrix.T @ matrix
