@@ -6,9 +6,9 @@ from torch import Tensor
 
 from gradleak.attacks.closed_form.separation import HeadProblem, Separation, separate
 
-# Evaluations without halving the misfit after which a start is given up while other labels wait. With the right
-# labels the misfit falls much faster; with wrong ones it soon stands still, far above rounding.
-_PATIENCE = 8
+# Evaluations without halving the misfit after which a start is given up while other labels wait, one round after the
+# other. With the right labels the misfit falls much faster; with wrong ones it soon stands still, far above rounding.
+_PATIENCE = (3, 8)
 
 
 def separate_likely(
@@ -27,13 +27,14 @@ def separate_likely(
     Returns:
         The labels of the best separation, and the separation.
     """
-    best_labels, best = candidates[0], separate(problem(candidates[0]), starts=1, seed=seed, patience=_PATIENCE)
-    for labels in candidates[1:]:
-        if best.certified:
-            return best_labels, best
-        found = separate(problem(labels), starts=1, seed=seed, patience=_PATIENCE)
-        if found.misfit < best.misfit:
-            best_labels, best = labels, found
+    best_labels, best = candidates[0], separate(problem(candidates[0]), starts=1, seed=seed, patience=max(_PATIENCE))
+    for patience in _PATIENCE:
+        for labels in candidates[1:]:
+            if best.certified:
+                return best_labels, best
+            found = separate(problem(labels), starts=1, seed=seed, patience=patience)
+            if found.misfit < best.misfit:
+                best_labels, best = labels, found
     if not best.certified:
         found = separate(problem(candidates[0]), starts=starts, seed=seed)
         if found.misfit < best.misfit:

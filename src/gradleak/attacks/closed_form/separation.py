@@ -265,10 +265,13 @@ class _Equations:
     def _preconditioner(
         self, mixture: Tensor, probabilities: Tensor, damping: float
     ) -> tuple[BlockLowRankInverse | None, Tensor]:
-        """About the inverse of the damped `J^T J`, and what is added to its diagonal, `[N, N]`.
+        """About the inverse of the damped `J^T J`.
 
         Features are nearly alike, so most of what couples examples is in few equations: those of db, and of dW along
         the common feature. These are taken in whole; of the others, each example's own block.
+
+        Returns:
+            The inverse, None if it fails, and what damping and prior add to the diagonal, `[N, N]`.
         """
         scales = self.problem.scales[:, None]
         residuals = scales * (probabilities - self.problem.targets)
