@@ -29,6 +29,19 @@ def test_dlg_benchmark(tmp_path: Path) -> None:
     assert [row["evaluations"] for row in rows] == [row["same_trace"] for row in rows]
 
 
+@pytest.mark.slow
+def test_separation_benchmark(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    nets = ("--train", "photographs", "--steps", 2, "--nets", "default", "trained")
+    out = run("benchmarks/separation.py", *nets, "--batch-sizes", 3, "--trials", 1, "--json", file)
+    assert "labels at once" in out
+    rows = json.loads(file.read_text())
+    assert [(row["net"], row["float64"]) for row in rows] == [
+        (net, float64) for net in ("default", "trained") for float64 in (False, True)
+    ]
+    assert all(row["labels_right"] and row["certified"] and row["exact"] == 3 for row in rows)
+
+
 def test_every_example_is_short() -> None:
     for example in (ROOT / "examples").glob("*.py"):
         assert len(example.read_text().splitlines()) < 40, example.name

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 import gradleak as gl
 from gradleak.attacks import labels
 from gradleak.attacks.labels.dummies import dummy_variables
+from gradleak.attacks.labels.likely import likely_counts
 from gradleak.seeds import stage_generator
 from gradleak.tasks import Loss
 from gradleak.zoo.data import load
@@ -208,6 +209,31 @@ def test_many_classes_are_proved_or_use_the_mean_softmax(count: int, method: str
     found = counted(observation, count)
     assert found.method == method
     assert torch.equal(found.counts, torch.bincount(targets, minlength=100))
+
+
+def test_likely_counts_are_those_of_an_enumeration() -> None:
+    generator = torch.Generator().manual_seed(3)
+    estimates = torch.tensor([1.4, 0.7, 0.2, -0.1, 1.8])
+    deviations = 0.2 + torch.rand(5, generator=generator)
+    every = torch.cartesian_prod(*[torch.arange(5)] * 5)
+    every = every[every.sum(dim=1) == 4]
+    cost = ((estimates - every) / deviations).square().sum(dim=1)
+    assert torch.equal(likely_counts(estimates, deviations, 4, 12), every[cost.argsort()[:12]])
+
+
+def test_the_right_counts_of_many_classes_are_among_the_alternatives() -> None:
+    inputs, _ = photographs(16, 0)
+    right, listed = 0, 0
+    for seed in range(4):
+        targets = torch.randperm(100, generator=torch.Generator().manual_seed(seed))[:16]
+        observation, _ = gl.capture(gl.Task(lenet(100, seed=seed), SPACE, 100), inputs, targets)
+        found = counted(observation, 16)
+        right += torch.equal(found.labels(), targets.sort().values)
+        listed += any(torch.equal(candidate, targets.sort().values) for candidate in found.candidates())
+        assert len(found.candidates()) == 61
+        assert all(int(counts.sum()) == 16 for counts in found.alternatives)
+    assert right >= 2
+    assert listed == 4
 
 
 def test_targets_of_known_inputs() -> None:

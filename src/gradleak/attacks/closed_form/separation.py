@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gradleak.attacks.closed_form.valley import follow_valley
-from gradleak.linalg import conjugate_gradients
+from gradleak.linalg import BlockLowRankInverse, conjugate_gradients
 from gradleak.seeds import stage_generator
 
 # Rounding in the client's own computation adds up over features, softmax and batch: entries of an update are off by
@@ -26,8 +26,16 @@ _CERTIFIED = 300.0
 # Examples of one class trade features along a valley that starts enter at different places; up to this misfit,
 # features typical or not included, it is followed to its end.
 _SETTLED = 1.0
+# Times the share of equations beyond the unknowns, where that is less: N = C - 1 examples can be fitted by a wrong
+# separation almost to rounding.
+_SPARE_FACTOR = 3.0
 _LARGEST_DENSE = 20
 _MOST_STEPS = 150
+_MOST_PRODUCTS = 600
+# Error of a step in energy. Further digits of a step that only linearizes bring nothing.
+_STEP_ACCURACY = 1e-7
+# What the examples' own blocks keep of the equations along the common feature, which couple all examples.
+_KEPT = 1e-3
 _JITTER = 0.3
 # Real inputs spread this many times as much as typical ones may.
 _TYPICAL_FACTOR = 3.0
@@ -74,6 +82,7 @@ class Separation:
         misfit: mean squared misfit of the equations in units of rounding; about 1 at the truth.
         covariance: estimated covariance between examples of the errors of a feature, `[N, N]`.
         starts: how many starts were tried.
+        certified: whether the equations hold to rounding, which wrong targets or another batch size do not reach.
     """
 
     features: Tensor
@@ -81,19 +90,17 @@ class Separation:
     misfit: float
     covariance: Tensor
     starts: int
+    certified: bool
 
     @property
     def std(self) -> Tensor:
         """Estimated standard deviation of a feature of each example, `[N]`."""
         return self.covariance.diagonal().clamp(min=0).sqrt()
 
-    @property
-    def certified(self) -> bool:
-        """Whether the equations hold to rounding, which wrong targets or another batch size do not reach."""
-        return self.misfit < _CERTIFIED
 
-
-def separate(problem: HeadProblem, *, starts: int = 8, seed: int = 0, deadline: float = math.inf) -> Separation:
+def separate(
+    problem: HeadProblem, *, starts: int = 8, seed: int = 0, patience: int | None = None, deadline: float = math.inf
+) -> Separation:
     """Solve for the features of every example by Levenberg-Marquardt on N x N unknowns.
 
     The first start gives all examples the exact mean softmax `db + mean(Y)`; further ones jitter its logarithm, which
@@ -103,6 +110,7 @@ def separate(problem: HeadProblem, *, starts: int = 8, seed: int = 0, deadline: 
         problem: the equations.
         starts: how many starts at most; the first that is certified ends the search.
         seed: of the jitter.
+        patience: give a start up when so many evaluations have not halved its misfit; None to go on.
         deadline: reading of `time.perf_counter` after which the present state is returned.
 
     Returns:
@@ -127,14 +135,20 @@ def separate(problem: HeadProblem, *, starts: int = 8, seed: int = 0, deadline: 
         if repeated and count <= _LARGEST_DENSE:
             mixture, cost = equations.follow(first, deadline)
         else:
-            mixture, cost = equations.solve(first, deadline)
+            mixture, cost = equations.solve(first, patience, deadline)
         if cost < best_cost:
             best, best_cost = mixture, cost
-        if best_cost / equations.count < (_SETTLED if repeated else _CERTIFIED):
+        if best_cost / equations.count < (_SETTLED if repeated else equations.certified):
             break
-    features = best @ equations.basis
-    misfit = equations.misfit(best) / equations.count
-    return Separation(features, problem.residuals(features), misfit, equations.covariance(best), tried)
+    features, misfit = best @ equations.basis, equations.misfit(best) / equations.count
+    return Separation(
+        features,
+        problem.residuals(features),
+        misfit,
+        equations.covariance(best),
+        tried,
+        certified=misfit < equations.certified,
+    )
 
 
 class _Equations:
@@ -150,7 +164,10 @@ class _Equations:
         rounding = problem.precision * _ROUNDING_FACTOR
         self.sigma_weight = rounding * float(problem.weight_gradient.square().mean().sqrt())
         self.sigma_bias = rounding * float(problem.bias_gradient.square().mean().sqrt())
-        self.count = problem.targets.shape[1] * (count + 1)
+        classes = problem.targets.shape[1]
+        self.count = classes * (count + 1)
+        spare = 1.0 - count**2 / ((classes - 1) * (count + 1))
+        self.certified = _CERTIFIED * min(1.0, max(0.0, _SPARE_FACTOR * spare))
         self.center, self.prior = torch.zeros(count).double(), torch.zeros(count).double()
         if problem.typical is not None:
             coordinates = problem.typical @ self.basis.T
@@ -201,26 +218,32 @@ class _Equations:
         back = _softmax_derivative(probabilities, scales * (mixture @ weight.T + bias))
         return back @ self.logits.T + residuals @ weight
 
-    def solve(self, mixture: Tensor, deadline: float) -> tuple[Tensor, float]:
+    def solve(self, mixture: Tensor, patience: int | None, deadline: float) -> tuple[Tensor, float]:
         """Levenberg-Marquardt with Marquardt's scaling; returns K and the sum of squared misfits."""
         probabilities, weight, bias = self.evaluate(mixture)
         cost = self.cost(mixture, weight, bias)
         damping = 1e-2
+        rejected = False
+        costs: list[float] = []
         for _ in range(_MOST_STEPS):
-            if time.perf_counter() >= deadline:
+            costs.append(cost)
+            far = cost > _CERTIFIED * self.count
+            given_up = patience is not None and far and len(costs) > patience and cost > 0.5 * costs[-patience - 1]
+            if given_up or time.perf_counter() >= deadline:
                 break
             step = self._step(mixture, probabilities, weight, bias, damping)
             trial = mixture - step
             found = self.evaluate(trial)
             trial_cost = self.cost(trial, found[1], found[2])
             if not trial_cost < cost:
-                damping *= 4.0
+                damping, rejected = damping * 4.0, True
                 if damping > 1e8:
                     break
                 continue
             gain, cost, mixture = (cost - trial_cost) / cost, trial_cost, trial
             probabilities, weight, bias = found
-            damping = max(damping / 5.0, 1e-14)
+            # Right after a failure, shorter steps would fail again.
+            damping, rejected = damping if rejected else max(damping / 5.0, 1e-14), False
             if gain < 1e-3 and cost < _CERTIFIED * self.count or gain < 1e-7:
                 break
         return mixture, float(weight.square().sum() + bias.square().sum())
@@ -269,35 +292,56 @@ class _Equations:
         slope = (mixture - self.center) * self.prior + self.gradient(
             mixture, probabilities, weight / self.sigma_weight, bias / self.sigma_bias
         )
-        diagonal = self._diagonal(mixture, probabilities)
+        inverse, ridge = self._preconditioner(mixture, probabilities, damping)
+        if inverse is None:
+            return torch.zeros_like(mixture)
 
         def damped(step: Tensor) -> Tensor:
-            return self.product(mixture, probabilities, step) + (damping * diagonal + self.prior) * step
+            return self.product(mixture, probabilities, step) + ridge * step
 
         return conjugate_gradients(
             damped,
             slope,
             torch.zeros_like(slope),
-            preconditioner=torch.reciprocal(diagonal).mul,
-            relative_energy=1e-16,
-            max_steps=600,
+            preconditioner=inverse,
+            relative_energy=_STEP_ACCURACY,
+            max_steps=_MOST_PRODUCTS,
         ).x
 
-    def _diagonal(self, mixture: Tensor, probabilities: Tensor) -> Tensor:
-        """Diagonal of `J^T J`, `[N, N]`."""
+    def _preconditioner(
+        self, mixture: Tensor, probabilities: Tensor, damping: float
+    ) -> tuple[BlockLowRankInverse | None, Tensor]:
+        """About the inverse of the damped `J^T J`.
+
+        Features are nearly alike, so most of what couples examples is in few equations: those of db, and of dW along
+        the common feature. These are taken in whole; of the others, each example's own block.
+
+        Returns:
+            The inverse, None if it fails, and what damping and prior add to the diagonal, `[N, N]`.
+        """
         scales = self.problem.scales[:, None]
         residuals = scales * (probabilities - self.problem.targets)
         mean = probabilities @ self.logits.T
         moves = (scales * probabilities)[:, :, None] * (self.logits.T[None] - mean[:, None])
-        own = residuals.square().sum(dim=1)[:, None] + mixture.square().sum(dim=1)[:, None] * moves.square().sum(dim=1)
-        cross = 2 * mixture * torch.einsum("mc,mci->mi", residuals, moves)
-        return (own + cross) / self.sigma_weight**2 + moves.square().sum(dim=1) / self.sigma_bias**2
+        cross = (residuals[:, None] @ moves).transpose(1, 2) * mixture[:, None] / self.sigma_weight**2
+        factors = mixture.square().sum(dim=1) / self.sigma_weight**2 + self.sigma_bias**-2
+        blocks = factors[:, None, None] * (moves.transpose(1, 2) @ moves) + cross + cross.transpose(1, 2)
+        blocks.diagonal(dim1=1, dim2=2).add_(residuals.square().sum(dim=1)[:, None] / self.sigma_weight**2)
+        ridge = damping * blocks.diagonal(dim1=1, dim2=2) + self.prior
+        common = torch.linalg.svd(mixture)[2][0]
+        along = moves * (mixture @ common)[:, None, None] + residuals[:, :, None] * common
+        rows = torch.cat([moves / self.sigma_bias, along / self.sigma_weight], dim=1)
+        blocks -= (1 - _KEPT) * (rows.transpose(1, 2) @ rows)
+        blocks.diagonal(dim1=1, dim2=2).add_(ridge)
+        return BlockLowRankInverse.of(blocks, rows.transpose(0, 1)), ridge
 
     def covariance(self, mixture: Tensor) -> Tensor:
         """Covariance between examples of the errors of one feature, from the curvature at the solution, `[N, N]`."""
         probabilities = self.evaluate(mixture)[0]
         if len(mixture) > _LARGEST_DENSE:
-            return torch.diag((1.0 / self._diagonal(mixture, probabilities)).sum(dim=1) / self.basis.shape[1])
+            inverse, ridge = self._preconditioner(mixture, probabilities, 1e-14)
+            variance = inverse.diagonal() if inverse is not None else ridge.reciprocal()
+            return torch.diag(variance.sum(dim=1) / self.basis.shape[1])
         matrix = self.jacobian(mixture, probabilities)
         normal = matrix.T @ matrix
         normal.diagonal().add_(self.prior.repeat(len(mixture)) + 1e-14 * normal.diagonal().max())

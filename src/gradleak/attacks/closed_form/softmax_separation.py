@@ -9,11 +9,12 @@ from torch import Tensor
 
 from gradleak.attacks.closed_form.answers import answer
 from gradleak.attacks.closed_form.layers import Activation, Affine, Chain, read_chain
+from gradleak.attacks.closed_form.likely_separation import separate_likely
 from gradleak.attacks.closed_form.peeling import Front, Peeled, peel
 from gradleak.attacks.closed_form.pixels import PixelSearch, below_front, search_pixels
 from gradleak.attacks.closed_form.separation import HeadProblem, Separation, separate
 from gradleak.attacks.closed_form.whitening import Whitening
-from gradleak.attacks.labels.counts import NoCounts, recover_counts
+from gradleak.attacks.labels.counts import LabelCounts, NoCounts, recover_counts
 from gradleak.attacks.labels.dummies import dummy_variables
 from gradleak.attacks.labels.loss_form import LossForm, find_loss_form
 from gradleak.attacks.protocol import Progress, not_applicable
@@ -58,11 +59,11 @@ class SoftmaxSeparation:
         prepared = _prepare(observation)
         if isinstance(prepared, str):
             return not_applicable(self.name, observation, prepared)
-        chain, head, form, labels = prepared
+        chain, head, form, counts = prepared
         seconds = math.inf if self.max_seconds is None else self.max_seconds
         deadline = began + _FEATURE_SHARE * seconds
         with torch.no_grad():
-            labels, separation = _separate(observation, chain, head, form, labels, self.starts, seed, deadline)
+            labels, separation = _separate(observation, chain, head, form, counts, self.starts, seed, deadline)
             gradient = {name: tensor.double() for name, tensor in observation.update.tensors.items()}
             precision = _precision(observation)
             peeled = _peel(chain, head, separation, gradient, precision, began + seconds)
@@ -95,8 +96,8 @@ class SoftmaxSeparation:
         )
 
 
-def _prepare(observation: Observation) -> tuple[Chain, Affine, LossForm, Tensor] | str:
-    """The chain, its head, the loss and the labels, or why the attack does not apply."""
+def _prepare(observation: Observation) -> tuple[Chain, Affine, LossForm, LabelCounts] | str:
+    """The chain, its head, the loss and the label counts, or why the attack does not apply."""
     count = observation.batch_size
     if count is None:
         return "the batch size is withheld, and this attack needs it"
@@ -123,7 +124,7 @@ def _prepare(observation: Observation) -> tuple[Chain, Affine, LossForm, Tensor]
     counts = recover_counts(observation, count)
     if isinstance(counts, NoCounts):
         return counts.reason
-    return chain, head, form, counts.labels()
+    return chain, head, form, counts
 
 
 def _precision(observation: Observation) -> float:
@@ -144,24 +145,29 @@ def _separate(
     chain: Chain,
     head: Affine,
     form: LossForm,
-    labels: Tensor,
+    counts: LabelCounts,
     starts: int,
     seed: int,
     deadline: float,
 ) -> tuple[Tensor, Separation]:
-    """Separate with the recovered labels, and if that is not certified with single labels exchanged."""
+    """Separate with the recovered labels, and if that is not certified with other likely ones."""
     update = observation.update.tensors
     weight, bias = update[head.name].double(), update[head.bias_name or ""].double()
 
     typical = _typical(observation.task, chain)
 
-    def attempt(candidate: Tensor, starts: int) -> Separation:
+    def problem(candidate: Tensor) -> HeadProblem:
         scales = form.weights[candidate] / (len(candidate) if form.averaged else 1)
-        problem = HeadProblem(
+        return HeadProblem(
             weight, bias, head.weight, head.bias, form.targets[candidate], scales, _precision(observation), typical
         )
-        return separate(problem, starts=starts, seed=seed, deadline=deadline)
 
+    def attempt(candidate: Tensor, starts: int) -> Separation:
+        return separate(problem(candidate), starts=starts, seed=seed, deadline=deadline)
+
+    if counts.alternatives:
+        return separate_likely(problem, counts.candidates(), starts=starts, seed=seed, deadline=deadline)
+    labels = counts.labels()
     best_labels, best = labels, attempt(labels, starts)
     if best.certified or observation.targets is not None:
         return best_labels, best

@@ -10,6 +10,7 @@ from gradleak.attacks.head import Head, find_head
 from gradleak.attacks.labels.bounds import fewest_of_each
 from gradleak.attacks.labels.dummies import Responses, dummy_variables, responses
 from gradleak.attacks.labels.evidence import HeadGradient, build_model
+from gradleak.attacks.labels.likely import likely_counts
 from gradleak.attacks.labels.loss_form import LossForm, find_loss_form
 from gradleak.attacks.labels.rules import round_counts
 from gradleak.attacks.labels.scale import gradient_scale
@@ -21,6 +22,7 @@ from gradleak.threat import Observation
 _DUMMIES = 768
 # Beyond this many classes the equations (C - 1)(C + 1) are too many to solve for every exchange of labels.
 _EVIDENCE_CLASSES = 20
+_ALTERNATIVES = 60
 _CERTAIN = 0.99
 # Above this strain the private inputs are unlike the dummies, as for trained networks, and nothing is certain.
 _FOREIGN = 2.0
@@ -45,6 +47,7 @@ class LabelCounts:
         uncertainty: standard deviation of each count, `[C]`.
         at_least: how many of each class the gradient proves, `[C]`, int64; zeros if the update was defended or is not
             known to be one gradient.
+        alternatives: other counts `[C]`, int64, likeliest first; none where every exchange of a label was tried.
     """
 
     counts: Tensor
@@ -52,10 +55,16 @@ class LabelCounts:
     certain: bool
     uncertainty: Tensor
     at_least: Tensor
+    alternatives: tuple[Tensor, ...] = ()
 
     def labels(self) -> Tensor:
         """The class of every example in rising order, `[N]`; the order says nothing about positions."""
-        return torch.repeat_interleave(torch.arange(len(self.counts)), self.counts)
+        return self.candidates()[0]
+
+    def candidates(self) -> tuple[Tensor, ...]:
+        """The class of every example `[N]` in rising order, by these counts and then by each alternative."""
+        classes = torch.arange(len(self.counts))
+        return tuple(torch.repeat_interleave(classes, counts) for counts in (self.counts, *self.alternatives))
 
 
 @dataclass(frozen=True)
@@ -163,11 +172,19 @@ def _from_dummies(
     if trained and (weight < _ALIKE or batch_size >= len(counts)):
         return LabelCounts(counts, "blend", False, rough, at_least)
     if len(counts) > _EVIDENCE_CLASSES:
-        certain = undisturbed and not trained and float(rough.max()) < 0.1
-        return LabelCounts(counts, "mean_softmax", certain, rough, at_least)
+        return _likeliest(estimates, found.logits, batch_size, at_least, undisturbed and not trained)
     result = climb(build_model(view, found.features, form.weights, form.targets), counts, at_least)
     certain = undisturbed and not trained and result.probability > _CERTAIN and result.strain < _FOREIGN
     return LabelCounts(result.counts, "evidence", certain, result.spread, at_least)
+
+
+def _likeliest(estimates: Tensor, logits: Tensor, batch_size: int, at_least: Tensor, undisturbed: bool) -> LabelCounts:
+    """Counts from estimates that are off as much as the sum of N softmax values varies among dummies."""
+    deviations = torch.softmax(logits, dim=1).std(dim=0) * batch_size**0.5
+    counts, *alternatives = likely_counts(estimates, deviations, batch_size, 1 + _ALTERNATIVES)
+    certain = undisturbed and float((estimates - counts).abs().max()) < 0.1
+    kept = tuple(other for other in alternatives if bool((other >= at_least).all()))
+    return LabelCounts(counts, "mean_softmax", certain, deviations, at_least, kept)
 
 
 def _linear_estimates(view: HeadGradient, form: LossForm, features: Tensor, logits: Tensor, batch_size: int) -> Tensor:
