@@ -230,7 +230,7 @@ def test_the_right_counts_of_many_classes_are_among_the_alternatives() -> None:
         found = counted(observation, 16)
         right += torch.equal(found.labels(), targets.sort().values)
         listed += any(torch.equal(candidate, targets.sort().values) for candidate in found.candidates())
-        assert len(found.candidates()) == (1 if found.method == "proof" else 61)
+        assert (len(found.candidates()) > 1) == (found.method != "proof")
         assert all(int(counts.sum()) == 16 for counts in found.alternatives)
     assert right >= 2
     assert listed == 4

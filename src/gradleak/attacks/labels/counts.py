@@ -181,10 +181,11 @@ def _from_dummies(
 def _likeliest(estimates: Tensor, logits: Tensor, batch_size: int, at_least: Tensor, undisturbed: bool) -> LabelCounts:
     """Counts from estimates that are off as much as the sum of N softmax values varies among dummies."""
     deviations = torch.softmax(logits, dim=1).std(dim=0) * batch_size**0.5
-    counts, *alternatives = likely_counts(estimates, deviations, batch_size, 1 + _ALTERNATIVES)
+    # What is proved is left out of the search.
+    others = likely_counts(estimates - at_least, deviations, batch_size - int(at_least.sum()), 1 + _ALTERNATIVES)
+    counts, *alternatives = others + at_least
     certain = undisturbed and float((estimates - counts).abs().max()) < 0.1
-    kept = tuple(other for other in alternatives if bool((other >= at_least).all()))
-    return LabelCounts(counts, "mean_softmax", certain, deviations, at_least, kept)
+    return LabelCounts(counts, "mean_softmax", certain, deviations, at_least, tuple(alternatives))
 
 
 def _linear_estimates(view: HeadGradient, form: LossForm, features: Tensor, logits: Tensor, batch_size: int) -> Tensor:
