@@ -146,6 +146,12 @@ def reference_digest(dataset: Dataset) -> str:
     return examples_digest(dataset.inputs[chosen], dataset.targets[chosen])
 
 
+def forget() -> None:
+    """Drop everything that is kept for the next trials, for a process in which files may have changed since."""
+    for kept in (_dataset, _task):
+        kept.cache_clear()
+
+
 def _refuse_other_data(spec: Plain, dataset: Dataset, examples: Sequence[int]) -> None:
     data = spec["data"]
     inside = max(examples, default=0) < len(dataset)

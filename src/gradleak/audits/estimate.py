@@ -113,8 +113,9 @@ def attack_seconds(attack: Mapping[str, Any]) -> tuple[float, float]:
     usual = TYPICAL_SECONDS.get(name, min(most, UNKNOWN_SECONDS))
     for key in REPEATING:
         own = defaults[key].default if key in defaults else None
-        if isinstance(own, int) and own > 0 and isinstance(settings[key], int):
-            usual *= settings[key] / own
+        value = settings.get(key)
+        if isinstance(own, int) and own > 0 and isinstance(value, int):
+            usual *= value / own
     evaluations = settings.get("max_evaluations")
     if isinstance(evaluations, int):
         usual = min(usual, evaluations * SECONDS_PER_EVALUATION)

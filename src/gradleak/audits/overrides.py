@@ -7,6 +7,9 @@ from typing import Any
 from gradleak.audits.positions import Path, read_yaml
 from gradleak.errors import BadInput
 
+DEFAULT_NAMES = {"client": "Gradient", "attack": "auto"}
+"""What a setting belongs to under a key that the file leaves out."""
+
 NAMED = ("model", "data", "client", "defense", "attack")
 """Keys under which a word is short for a mapping with that name."""
 
@@ -112,7 +115,7 @@ def _put(source: Source, keys: Sequence[str], value: Any) -> Path:
         if isinstance(inside, str) and keys[0] in NAMED:
             inside = {"name": inside}
         elif inside is None:
-            inside = {}
+            inside = {"name": DEFAULT_NAMES[key]} if not path and key in DEFAULT_NAMES else {}
         elif not isinstance(inside, dict | list):
             got = ".".join(keys[: depth + 1])
             raise LookupError(f"expected a place inside {got}, got {got} = {inside!r}; give the whole of {got}")

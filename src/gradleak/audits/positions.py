@@ -148,7 +148,9 @@ class _Dumper(yaml.SafeDumper):
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
     quoted = any(pattern.fullmatch(text) for pattern, _ in _SCALARS)
-    return dumper.represent_scalar(f"{_CORE}str", text, style="'" if quoted else None)
+    # Only double quotes can write what a line break or a control character would otherwise become.
+    style = "'" if quoted else None if text.isprintable() else '"'
+    return dumper.represent_scalar(f"{_CORE}str", text, style=style)
 
 
 _Dumper.add_representer(str, _represent_text)

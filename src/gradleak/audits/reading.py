@@ -44,6 +44,11 @@ def read_spec(spec: str | Path | Mapping[str, Any], overrides: Sequence[str] = (
     return checked_spec(source, problems)
 
 
+def first_comment(text: str) -> str:
+    """What a spec file says that it answers: its first comment line; empty if it has none."""
+    return next((line.lstrip("# ").strip() for line in text.splitlines() if line.startswith("#")), "")
+
+
 def read_source(
     spec: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()
 ) -> tuple[Source, list[tuple[int, str]]]:
@@ -64,8 +69,7 @@ def read_source(
     else:
         name, text = _text_of(spec)
         document = read_yaml(text, name)
-        comment = next((line.lstrip("# ").strip() for line in text.splitlines() if line.startswith("#")), "")
-        source = Source(name, document.value, document.lines, comment=comment, default_name=Path(name).stem)
+        source = Source(name, document.value, document.lines, comment=first_comment(text), default_name=Path(name).stem)
         problems = [source.located(path, words) for path, words in document.problems]
     problems += [(0, problem) for problem in override(source, overrides)]
     return source, problems

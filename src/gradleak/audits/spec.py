@@ -5,6 +5,7 @@ from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from gradleak.audits.overrides import DEFAULT_NAMES
 from gradleak.audits.positions import write_yaml
 from gradleak.audits.settings import RunSettings
 
@@ -162,9 +163,9 @@ class AuditSpec(_Part):
     model: Axis[ModelSpec]
     data: Axis[DataSpec]
     batch_size: Axis[Annotated[int, Field(ge=1)]] = (1,)
-    client: Axis[Component] = (Component(name="Gradient"),)
+    client: Axis[Component] = (Component(name=DEFAULT_NAMES["client"]),)
     defense: Axis[Composition] = ((),)
-    attack: Axis[Component] = (Component(name="auto"),)
+    attack: Axis[Component] = (Component(name=DEFAULT_NAMES["attack"]),)
     threat: Axis[dict[str, Any]] = ({},)
     threshold: Axis[float] = (20.0, 30.0)
     limit: Annotated[tuple[Limit, ...], BeforeValidator(_as_limits)] = ()

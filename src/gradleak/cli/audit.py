@@ -15,6 +15,7 @@ from rich.text import Text
 from gradleak.audits.audit import DeclaredAudit, declare, run_declared
 from gradleak.audits.estimate import TimeEstimate, estimate
 from gradleak.audits.records import TrialRecord, settings_text
+from gradleak.audits.report import write_report
 from gradleak.audits.spec import AuditSpec, Component, DataSpec, ModelSpec
 from gradleak.audits.store import Store
 from gradleak.cli.audit_progress import progress_lines
@@ -61,7 +62,8 @@ def audit(
     command = shlex.join(["gradleak", *sys.argv[1:]])
     with progress_lines() as notify:
         outcome = run_declared(declared, out, retry_errors=retry_errors, command=command, notify=notify)
-    _print_outcome(outcome, out, command, as_json=as_json)
+    report = write_report(out)
+    _print_outcome(outcome, report, command, as_json=as_json)
     _leave(outcome)
 
 
@@ -75,20 +77,20 @@ def _leave(outcome: "AuditOutcome") -> None:
         raise typer.Exit(INCOMPLETE)
 
 
-def _print_outcome(outcome: "AuditOutcome", out: Path, command: str, *, as_json: bool) -> None:
+def _print_outcome(outcome: "AuditOutcome", report: Path, command: str, *, as_json: bool) -> None:
     """What became of the trials, and what to do next."""
     if as_json:
         facts = ("planned", "finished", "errors", "missing", "interrupted", "stopped")
-        print_json({"out": str(out), **{name: getattr(outcome, name) for name in facts}})
+        print_json({"report": str(report), **{name: getattr(outcome, name) for name in facts}})
         return
-    console.print(f"{outcome.finished} of {outcome.planned} trials have a result in {out}", soft_wrap=True)
+    console.print(f"{outcome.finished} of {outcome.planned} trials have a result")
+    console.print(Text(f"Report: {report}"), soft_wrap=True)
     if outcome.errors:
-        console.print(
-            f"{outcome.errors} failed: their tracebacks are in the report; try them again with --retry-errors"
-        )
+        line = f"{outcome.errors} failed: their tracebacks are in the report; try them again with --retry-errors"
+        errors.print(line, soft_wrap=True)
     if outcome.stopped:
         errors.print(Text(f"Stopped: {outcome.stopped}"), soft_wrap=True)
-    if outcome.missing:
+    elif outcome.missing:
         errors.print(Text(f"{outcome.missing} are missing. Go on with: {command}"), soft_wrap=True)
 
 

@@ -21,9 +21,18 @@ def progress_lines() -> "Generator[Callable[[AuditProgress], None]]":
     Yields:
         A function to call after every trial and for every note.
     """
-    if not errors.is_terminal:
+    if errors.is_terminal:
+        yield from _bar()
+    else:
         yield _plain_lines()
-        return
+
+
+def _bar() -> "Generator[Callable[[AuditProgress], None]]":
+    """A bar with the time that is left.
+
+    Yields:
+        A function to call after every trial and for every note.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),

@@ -1,13 +1,11 @@
 """The model that `--model` names: from a factory of the user's own, or from the zoo."""
 
-import importlib
-import os
-import sys
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from gradleak.audits.by_name.references import failed, import_reference
 from gradleak.errors import BadInput
 from gradleak.tasks import InputSpace
 from gradleak.zoo.models import REFERENCE_MODELS, load_weights
@@ -49,15 +47,11 @@ def _from_zoo(name: str, seed: int, space: InputSpace, num_classes: int) -> nn.M
 
 def _from_factory(reference: str, *, fixed: bool) -> nn.Module:
     """Import and call; with `fixed`, refuse a factory that returns other weights each time."""
-    name, _, attribute = reference.partition(":")
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.insert(0, here)
     before = torch.default_generator.get_state()
-    model = _call(reference, name, attribute)
+    model = _call(reference)
     # Only a factory that draws random numbers can vary, so only such a one is called a second time.
     if fixed and not torch.equal(before, torch.default_generator.get_state()):
-        again = _call(reference, name, attribute)
+        again = _call(reference)
         if not _same(model.state_dict(), again.state_dict()):
             raise BadInput(
                 [
@@ -68,15 +62,14 @@ def _from_factory(reference: str, *, fixed: bool) -> nn.Module:
     return model
 
 
-def _call(reference: str, name: str, attribute: str) -> nn.Module:
+def _call(reference: str) -> nn.Module:
     try:
-        model = getattr(importlib.import_module(name), attribute)()
+        model = import_reference(reference, "a model")()
+    except BadInput as error:
+        raise BadInput(f"--model {reference}: {problem}" for problem in error.problems) from error
     # Foreign code may raise anything, and all of it means the same here: this model cannot be had.
     except (Exception, SystemExit) as error:
-        got = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        raise BadInput(
-            [f"--model {reference}: expected a factory that returns a model, got {got}; correct module, name or code"]
-        ) from error
+        raise BadInput([f"--model {reference}: {failed('a model', error)}"]) from error
     if not isinstance(model, nn.Module):
         got = type(model).__name__
         raise BadInput(

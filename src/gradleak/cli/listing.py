@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields, is_dataclass
-from importlib.resources import files
 from typing import Annotated
 
 import typer
@@ -11,6 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from gradleak.attacks import ATTACKS
+from gradleak.audits.by_name import plugins
+from gradleak.audits.reading import first_comment, shipped_specs
 from gradleak.cli.console import console, print_json
 from gradleak.cli.loading import AsJson
 from gradleak.clients import CLIENTS
@@ -76,7 +77,7 @@ def _option(name: str, default: object, *, required: bool) -> Entry:
 
 
 def _attacks() -> list[Entry]:
-    return [
+    own: list[Entry] = [
         {
             "name": factory.__name__,
             "summary": _summary(factory),
@@ -87,10 +88,22 @@ def _attacks() -> list[Entry]:
         }
         for factory in ATTACKS
     ]
+    return own + _plugins("attacks", options=[])
 
 
-def _components(classes: tuple[type, ...]) -> list[Entry]:
-    return [{"name": kind.__name__, "summary": _summary(kind), "options": list(_fields(kind))} for kind in classes]
+def _plugins(kind: str, **others: object) -> list[Entry]:
+    """What installed distributions announce, which is not loaded to be listed; `others` fills the other columns."""
+    return [
+        {"name": plugin.name, "summary": f"plugin of {plugin.distribution}: {plugin.value}", **others}
+        for plugin in plugins(kind)
+    ]
+
+
+def _components(kind: str, classes: tuple[type, ...]) -> list[Entry]:
+    own: list[Entry] = [
+        {"name": entry.__name__, "summary": _summary(entry), "options": list(_fields(entry))} for entry in classes
+    ]
+    return own + _plugins(kind, options=[])
 
 
 def _fields(kind: type) -> Iterator[Entry]:
@@ -102,11 +115,14 @@ def _fields(kind: type) -> Iterator[Entry]:
 
 
 def _models() -> list[Entry]:
-    return [{"name": card.name, "summary": card.description, "source": card.source} for card in REFERENCE_MODELS]
+    own: list[Entry] = [
+        {"name": card.name, "summary": card.description, "source": card.source} for card in REFERENCE_MODELS
+    ]
+    return own + _plugins("models", source="plugin")
 
 
 def _data() -> list[Entry]:
-    return [
+    own: list[Entry] = [
         {
             "name": card.name,
             "summary": card.description,
@@ -117,28 +133,21 @@ def _data() -> list[Entry]:
         }
         for card in BUNDLED
     ]
+    return own + _plugins("data", source="plugin", shape="", examples="", classes="")
 
 
 def _specs() -> list[Entry]:
-    """The YAML files of `gradleak.audits.specs`; the summary is the first comment line."""
-    folder = files("gradleak") / "audits" / "specs"
-    if not folder.is_dir():
-        return []
+    """The specs that come with the package; the summary is the first comment line."""
     return [
-        {"name": path.name.rpartition(".")[0], "summary": _first_comment(path.read_text(encoding="utf-8"))}
-        for path in sorted(folder.iterdir(), key=lambda path: path.name)
-        if path.name.endswith((".yaml", ".yml"))
+        {"name": name, "summary": first_comment(file.read_text(encoding="utf-8"))}
+        for name, file in shipped_specs().items()
     ]
-
-
-def _first_comment(text: str) -> str:
-    return next((line.lstrip("# ").strip() for line in text.splitlines() if line.startswith("#")), "")
 
 
 KINDS: dict[str, Callable[[], list[Entry]]] = {
     "attacks": _attacks,
-    "defenses": lambda: _components(DEFENSES),
-    "clients": lambda: _components(CLIENTS),
+    "defenses": lambda: _components("defenses", DEFENSES),
+    "clients": lambda: _components("clients", CLIENTS),
     "models": _models,
     "data": _data,
     "specs": _specs,

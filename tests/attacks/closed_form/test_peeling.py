@@ -6,7 +6,13 @@ from torch import Tensor, nn
 
 import gradleak as gl
 from gradleak.attacks.closed_form.layers import Affine, Chain, read_chain
-from gradleak.attacks.closed_form.peeling import Front, LayerCount, peel
+from gradleak.attacks.closed_form.peeling import (
+    Front,
+    LayerCount,
+    _Outputs,  # pyright: ignore[reportPrivateUsage]  # a rank can be checked by itself only here
+    _rank,  # pyright: ignore[reportPrivateUsage]  # as above
+    peel,
+)
 from gradleak.attacks.closed_form.pixels import PixelSearch, below_front, total_variation
 from gradleak.attacks.closed_form.softmax_separation import SoftmaxSeparation, softmax_separation
 from gradleak.zoo.data import load
@@ -37,6 +43,31 @@ def test_inputs_of_the_last_convolution_follow_for_every_example() -> None:
     assert peeled.front.index <= 4
     torch.testing.assert_close(peeled.front.values, values[peeled.front.index], rtol=0, atol=1e-6)
     assert peeled.counts[0] == LayerCount("conv3.weight", 3 * 192, 2 * 3 * 192)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("active", [0.0, 0.2, 1.0])
+def test_the_rank_of_a_convolution_below_relu_is_that_of_its_equations(count: int, active: float) -> None:
+    generator = torch.Generator().manual_seed(count)
+    model = nn.Sequential(nn.Conv2d(2, 3, 3, stride=2, padding=1), nn.Flatten(), nn.Linear(27, 4)).double()
+    task = gl.Task(model, gl.ImageSpace((2, 6, 6)), 4)
+    chain = read_chain(task, task.state())
+    assert isinstance(chain, Chain)
+    layer = chain.layers[0]
+    assert isinstance(layer, Affine)
+    known = (torch.rand(count, 3, 3, 3, generator=generator) < active).double()
+    cotangents = torch.randn(count, 3, 3, 3, generator=generator).double() * known
+
+    def equations(inputs: Tensor) -> Tensor:
+        weight = layer.weight.clone().requires_grad_()
+        outputs = nn.functional.conv2d(inputs, weight, stride=2, padding=1)
+        (gradient,) = torch.autograd.grad(outputs, weight, cotangents, create_graph=True)
+        return torch.cat([gradient.flatten(), outputs[known > 0]])
+
+    inputs = torch.rand(count, 2, 6, 6, generator=generator).double()
+    jacobian = torch.autograd.functional.jacobian(equations, inputs).flatten(1)
+    expected = int(torch.linalg.matrix_rank(jacobian, rtol=1e-9))
+    assert _rank(layer, _Outputs(inputs[:, :1], cotangents, known, 0.0)) == expected
 
 
 def test_stops_where_the_equations_run_out_and_counts_them() -> None:

@@ -213,6 +213,13 @@ def test_patches_that_the_equations_determine_are_counted() -> None:
     assert "hold 1536 of 3072" in position_gradient()(observe(seeded(0, Half))[0]).message
 
 
+def test_a_network_with_normalization_by_running_statistics_is_refused_and_does_not_crash() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 1024, 10)
+    )
+    assert "of the 1024 patches behind 0" in refusal(lambda: network)
+
+
 def test_models_without_the_assumption_are_refused_with_numbers() -> None:
     assert "directly to 16 of the 16 patches behind embed" in refusal(lambda: ViT(position=False))
     assert "directly to 16 of the 16 patches behind embed" in refusal(lambda: ViT(token_norm=True))

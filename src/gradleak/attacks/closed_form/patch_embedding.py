@@ -174,8 +174,18 @@ def _read(
 
 
 def _probe_gradient(model: StoppedModel, layer: str, probe: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """The derivative of the loss by what the layer puts out, `[T, d]`, and by every parameter and buffer."""
-    leaves = {name: value.detach().clone() for name, value in model.values.items() if value.is_floating_point()}
+    """The derivative of the loss by what the layer puts out, `[T, d]`, and by every parameter and buffer.
+
+    Running statistics are left out: they are no position embedding, and normalization has no derivative by them.
+
+    Returns:
+        The derivatives, the latter by name.
+    """
+    leaves = {
+        name: value.detach().clone()
+        for name, value in model.values.items()
+        if value.is_floating_point() and not name.endswith(("running_mean", "running_var"))
+    }
     for leaf in leaves.values():
         leaf.requires_grad_()
     made: list[Tensor] = []

@@ -192,25 +192,29 @@ def _equations(affine: Affine, outputs: _Outputs, gradient_precision: float) -> 
 
 
 def _rank(affine: Affine, outputs: _Outputs) -> int:
-    """Rank of all equations together, for one example whose inactive units leave equations out."""
+    """Rank of all equations together, for examples whose inactive units leave equations out."""
     equations = _equations(affine, outputs, 1.0)
-    channels, unknowns = affine.weight.shape[1], math.prod(affine.input_shape)
+    count, channels = len(outputs.values), affine.weight.shape[1]
+    unknowns = count * math.prod(affine.input_shape)
     directions: list[Tensor] = []
     for pixels, block in equations.gradient_blocks():
         matrix = block.flatten(1)
         _, values, right = torch.linalg.svd(matrix, full_matrices=True)
         rank = int((values > _RANK_TOLERANCE * values.max().clamp(min=1e-300)).sum())
-        free = torch.zeros(matrix.shape[1] - rank, math.prod(affine.input_shape[1:])).double()
-        free[:, pixels] = right[rank:]
+        free = torch.zeros(matrix.shape[1] - rank, count, math.prod(affine.input_shape[1:])).double()
+        free[:, :, pixels] = right[rank:].unflatten(1, (count, len(pixels)))
         directions.append(free)
     free = torch.cat(directions)
     of_gradient = unknowns - channels * len(free)
     if channels * len(free) > _LARGEST_RANK_PROBLEM:
         return min(unknowns, of_gradient + int((outputs.precision > 0).sum()))
-    maps = torch.zeros(channels * len(free), *affine.input_shape).double()
+    if not len(free):
+        return of_gradient
+    maps = torch.zeros(channels, len(free), count, *affine.input_shape).double()
     for channel in range(channels):
-        maps[channel * len(free) : (channel + 1) * len(free), channel] = free.view(-1, *affine.input_shape[1:])
-    images = (affine(maps) - affine.bias.view(-1, 1, 1)).flatten(1)[:, outputs.precision[0].flatten() > 0]
+        maps[channel, :, :, channel] = free.view(len(free), count, *affine.input_shape[1:])
+    images = affine(maps.flatten(0, 2)) - affine.bias.view(-1, 1, 1)
+    images = images.view(channels * len(free), -1)[:, outputs.precision.flatten() > 0]
     if not images.numel():
         return of_gradient
     values = torch.linalg.svdvals(images)
