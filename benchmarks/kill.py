@@ -170,9 +170,8 @@ def full_and_read_only_disk(spec: Path, folder: Path, reference: dict[str, tuple
         code, said = finish(spec, out)
         assert code in {2, 3}, said
         assert "no space left on device" in said.lower(), said
-        print(
-            f"full disk: exit code {code}, {len(kept)} finished trials kept; it says: {said.strip().splitlines()[-1]}"
-        )
+        why = next(line.strip() for line in said.splitlines() if "no space left" in line.lower())
+        print(f"full disk: exit code {code}, {len(kept)} finished trials kept; it says: {why}")
         remount(folder, "size=64m")
         code, said = finish(spec, out)
         assert code == 0, said
