@@ -51,3 +51,11 @@ def test_every_example_is_short() -> None:
 @pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
 def test_example_runs(example: Path) -> None:
     assert "threat model" in run(example)
+
+
+@pytest.mark.slow
+def test_runner_benchmark(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    out = run("benchmarks/runner.py", "--trials", 4, "--long", 0, "--json", file)
+    assert "runner and store alone, in one process:" in out
+    assert json.loads(file.read_text())["inprocess"]["trials"] == 3

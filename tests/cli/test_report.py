@@ -32,3 +32,14 @@ def test_a_folder_without_trials_is_bad_input(tmp_path: Path) -> None:
     assert done.code == 2
     assert len(done.problems) == 1
     assert "expected a folder with trials.jsonl" in done.problems[0]
+
+
+def test_the_trials_as_a_table(tmp_path: Path) -> None:
+    Store.open(tmp_path).append(record([42.0, 10.0], examples=(3, 4)), images(2))
+    done = run("report", tmp_path, "--export", tmp_path / "trials.csv")
+    assert done.code == 0
+    assert done.out.splitlines()[1] == f"{tmp_path / 'trials.csv'}: the same as a table"
+    assert len((tmp_path / "trials.csv").read_text().splitlines()) == 3
+    done = run("report", tmp_path, "--export", tmp_path / "trials.txt")
+    assert done.code == 2
+    assert "expected a file that ends in .csv or .parquet" in done.problems[0]

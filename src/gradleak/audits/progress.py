@@ -35,9 +35,14 @@ class Progress:
 
 
 class Estimate:
-    """The time that is left, from what trials of the same kind took in this run."""
+    """The time that is left, from what trials of the same kind took in this run.
+
+    Attributes:
+        workers: trials that run at the same time.
+    """
 
     def __init__(self, todo: Iterable[PlannedTrial]) -> None:
+        self.workers = 1
         self._began = time.perf_counter()
         self._left = Counter(_kind(trial) for trial in todo)
         self._count: Counter[str] = Counter()
@@ -57,16 +62,16 @@ class Estimate:
 
     @property
     def left_seconds(self) -> float | None:
-        """Seconds that the rest will take at the pace so far; None before the first trial has ended."""
-        spent, count = sum(self._cost.values()), sum(self._count.values())
-        if not count or spent <= 0:
+        """Seconds that the rest will take; None before the first trial has ended."""
+        count = sum(self._count.values())
+        if not count:
             return None
-        mean = spent / count
+        mean = sum(self._cost.values()) / count
         work = sum(
             left * (self._cost[kind] / self._count[kind] if self._count[kind] else mean)
             for kind, left in self._left.items()
         )
-        return work * self.seconds / spent
+        return work / self.workers
 
 
 def _kind(trial: PlannedTrial) -> str:

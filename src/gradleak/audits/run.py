@@ -131,6 +131,7 @@ class _Run:
             return
         pool = open_pool(self.settings, self.store.folder)
         self.work, self.interrupts = work(pool.seconds), interrupts
+        self.estimate.workers = pool.workers
         self.waiting = Waiting(self.todo, workers=pool.workers, seconds=pool.seconds, adaptive=pool.adaptive)
         self.running: dict[Future[Results], Call] = {}
         try:

@@ -9,7 +9,7 @@ from gradleak.audits.executing import Call, Results
 from gradleak.audits.optional import optional
 from gradleak.errors import BadInput
 
-_CONNECT_SECONDS = 30
+_CONNECT_SECONDS = 10
 
 
 class DaskPool:

@@ -1,6 +1,8 @@
 """Trials on a ray cluster: one that runs already, or one of this machine that is started for the run."""
 
 import os
+import re
+import socket
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -9,6 +11,8 @@ from gradleak.audits.backends.loky import thread_variables
 from gradleak.audits.executing import Call, Results
 from gradleak.audits.optional import optional
 from gradleak.errors import BadInput
+
+_CONNECT_SECONDS = 10
 
 
 class RayPool:
@@ -42,8 +46,9 @@ class RayPool:
         if address is None:
             options |= {"num_cpus": workers, "include_dashboard": False}
         try:
+            _knock(address or "")
             self._ray.init(address=address or "local", **options)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise BadInput(
                 [f"run.address: expected a running ray cluster, got {address!r} ({error}); check the address"]
             ) from error
@@ -56,6 +61,17 @@ class RayPool:
         """Leave the cluster, which ends it if it was started here."""
         if self._started:
             self._ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Fail at once where nobody listens; ray itself would try for minutes.
+
+    Raises:
+        OSError: when host and port are given and do not answer.
+    """
+    named = re.fullmatch(r"(?:ray://)?([\w.-]+):(\d+)", address)
+    if named:
+        socket.create_connection((named[1], int(named[2])), _CONNECT_SECONDS).close()
 
 
 def _run(call: Call) -> Results:
