@@ -98,7 +98,7 @@ class TrialRecord(BaseModel):
     message: str = ""
     traceback: str = ""
     course: Course = Course()
-    environment: dict[str, str | int | None] = {}
+    environment: dict[str, str | int | float | None] = {}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TrialRecord) and json.loads(self.to_line()) == json.loads(other.to_line())
