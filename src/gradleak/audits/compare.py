@@ -115,11 +115,11 @@ def _change(before: Group, after: Group, own: Mapping[str, TrialRecord], other: 
 def _environments(
     before: Sequence[TrialRecord], after: Sequence[TrialRecord]
 ) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Facts that differ; commands and timings aside."""
+    """Facts that differ; commands aside."""
     found: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
     names = dict.fromkeys(name for record in (*before, *after) for name in record.environment)
     for name in names:
-        if name not in {"command", "training_step_seconds"}:
+        if name != "command":
             values = [tuple(sorted({str(r.environment.get(name)) for r in records})) for records in (before, after)]
             if values[0] != values[1]:
                 found[name] = (values[0], values[1])

@@ -5,6 +5,7 @@ from xml.etree import ElementTree
 
 from gradleak.audits.limits import Checked
 from gradleak.audits.records import TrialRecord
+from gradleak.audits.report.words import cell
 
 
 def junit_xml(name: str, checked: Sequence[Checked], records: Sequence[TrialRecord], missing: int = 0) -> bytes:
@@ -23,7 +24,7 @@ def junit_xml(name: str, checked: Sequence[Checked], records: Sequence[TrialReco
     failures = errors = 0
     for one in checked:
         title = f"success rate at {one.threshold:g} dB below {100 * one.below:g} %"
-        case = ElementTree.SubElement(suite, "testcase", classname=_legal(cell_words(one)), name=title)
+        case = ElementTree.SubElement(suite, "testcase", classname=_legal(cell(one.cell)), name=title)
         if one.state == "exceeded":
             failures += 1
             ElementTree.SubElement(case, "failure", message=_legal(one.describe())).text = _legal(one.describe())
@@ -44,21 +45,6 @@ def junit_xml(name: str, checked: Sequence[Checked], records: Sequence[TrialReco
     suite.set("failures", str(failures))
     suite.set("errors", str(errors))
     return ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True)
-
-
-def cell_words(checked: Checked) -> str:
-    """A cell in a few words: model, data, batch size, client and defenses."""
-    cell = checked.cell
-    defenses = [str(value) for name, value in cell.items() if name.startswith("defenses.") and name.endswith(".name")]
-    parts = [
-        cell.get("model.name"),
-        cell.get("stage"),
-        cell.get("data.name"),
-        f"N = {cell.get('batch_size')}",
-        cell.get("client.name"),
-        " + ".join(defenses) or "no defense",
-    ]
-    return ", ".join(str(part) for part in parts if part)
 
 
 def _legal(text: str) -> str:

@@ -14,6 +14,8 @@ from typing import IO
 
 from safetensors.torch import save
 
+from gradleak.audits.declared import Declared, read_declared
+from gradleak.audits.limits import Checked, check_limits
 from gradleak.audits.pictures import encode_png, is_image, side_by_side
 from gradleak.audits.records import (
     Columns,
@@ -23,16 +25,19 @@ from gradleak.audits.records import (
     column_numbers,
     component_list,
     mapping,
+    plain,
     read_line,
     settings_text,
 )
-from gradleak.audits.summarizing import summarize
+from gradleak.audits.summarizing import capture_of, settings_of, summarize
 from gradleak.audits.summary import (
     CLOSE_DB,
     RECOGNIZABLE_DB,
     BaselineRow,
+    Difference,
     Group,
     ImageLeak,
+    Leak,
     Rate,
     Spread,
     Summary,
@@ -46,11 +51,15 @@ __all__ = [
     "CLOSE_DB",
     "RECOGNIZABLE_DB",
     "BaselineRow",
+    "Checked",
     "Columns",
     "Contents",
     "Course",
+    "Declared",
+    "Difference",
     "Group",
     "ImageLeak",
+    "Leak",
     "Rate",
     "Spread",
     "Store",
@@ -58,11 +67,14 @@ __all__ = [
     "TrialImages",
     "TrialRecord",
     "bounds_of",
+    "capture_of",
     "column_numbers",
     "component_list",
     "encode_png",
     "is_image",
     "mapping",
+    "plain",
+    "settings_of",
     "settings_text",
     "side_by_side",
 ]
@@ -75,15 +87,22 @@ class Contents:
     Attributes:
         records: one for each id, in the order in which they were first written; a later line replaces an earlier one.
         warnings: what was left out, in words.
+        declared: name, thresholds and limits of the audit.
     """
 
     records: tuple[TrialRecord, ...]
     warnings: tuple[str, ...] = ()
+    declared: Declared = Declared()
 
     @cached_property
     def summary(self) -> Summary:
         """The figures of a report."""
-        return summarize(self.records)
+        return summarize(self.records, self.declared.thresholds)
+
+    @cached_property
+    def limits(self) -> tuple[Checked, ...]:
+        """Every declared limit in every cell of the grid."""
+        return check_limits(self.records, self.declared.limits)
 
     @property
     def finished(self) -> frozenset[str]:
@@ -160,7 +179,7 @@ class Store:
                 )
             else:
                 records[record.id] = record
-        return Contents(tuple(records.values()), tuple(warnings))
+        return Contents(tuple(records.values()), tuple(warnings), read_declared(self.folder))
 
     def records(self) -> tuple[TrialRecord, ...]:
         """The records alone; see `contents`."""

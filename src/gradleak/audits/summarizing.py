@@ -139,8 +139,7 @@ def capture_of(record: TrialRecord) -> str:
 
 
 def _training_steps(record: TrialRecord) -> float:
-    step = record.environment.get("training_step_seconds")
-    return record.seconds / float(step) if isinstance(step, int | float) and step > 0 else math.nan
+    return record.seconds / record.step_seconds if record.step_seconds > 0 else math.nan
 
 
 def _baselines(members: Sequence[TrialRecord], thresholds: Sequence[float]) -> tuple[BaselineRow, ...]:
