@@ -80,7 +80,7 @@ def outcomes(out: Path) -> dict[str, tuple[object, ...]]:
         images = store.images(record)
         assert images is not None, f"{record.id} has no images"
         pixels = b"".join(part.numpy().tobytes() for part in (images.truth, images.reconstruction, images.snapshots))
-        timeless = record.model_copy(update={"seconds": 0.0, "environment": {}})
+        timeless = record.model_copy(update={"seconds": 0.0, "step_seconds": 0.0, "environment": {}})
         found[record.id] = (timeless.to_line(), pixels)
     return found
 

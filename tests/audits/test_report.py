@@ -1,6 +1,7 @@
 """The report: everything in one file, nothing from outside, text from records shown and never run."""
 
 import html
+import json
 import re
 import shutil
 import subprocess
@@ -11,11 +12,13 @@ import pytest
 
 from gradleak.audits.records import Course, TrialRecord
 from gradleak.audits.report import write_report
+from gradleak.audits.report.axes import axes_of
+from gradleak.audits.report.choosing import DRAWN_CARDS, choose
 from gradleak.audits.report.words import verdict
 from gradleak.audits.store import Store
 from gradleak.audits.summarizing import summarize
 from gradleak.errors import BadInput
-from tests.audits.examples import images, record
+from tests.audits.examples import columns, images, record
 
 EVIL = '<script>document.title="owned"</script><img src=x onerror=alert(1)>'
 COURSE = Course(
@@ -105,7 +108,7 @@ def test_every_picture_has_words(page: str) -> None:
 
 def test_plots_are_inline_and_follow_the_page_colors(page: str) -> None:
     plots = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
-    assert len(plots) == 2
+    assert len(plots) == 2 + 2  # the distribution of each data set; PSNR and objective of the faces
     assert all("var(--series-1)" in plot and "var(--soft)" in plot for plot in plots)
     assert not re.search("#0101|#0102", "".join(plots))
 
@@ -193,3 +196,62 @@ def test_a_browser_shows_it_on_a_phone_without_sideways_scrolling(tmp_path: Path
     assert scroll <= client
     assert pictures == page.count("<img ")
     assert "CONSOLE" not in done.stderr
+
+
+def many(trials: int) -> list[TrialRecord]:
+    """Two attacks, three batch sizes; PSNRs that fall with the batch size."""
+    return [
+        record(
+            [40.0 - 5 * size + (seed % 7)] * size,
+            attack=attack,
+            examples=tuple(range(seed, seed + size)),
+            seed=seed,
+            course=COURSE if size == 1 else None,
+        )
+        for seed in range(trials)
+        for size in (1, 2, 4)
+        for attack in ("auto", "dlg")
+    ]
+
+
+def test_of_many_trials_a_fixed_draw_is_shown_in_paired_order() -> None:
+    shown = choose(many(40))
+    assert not shown.everything
+    assert len(shown.drawn) == DRAWN_CARDS
+    pairs = list(zip(shown.drawn[::2], shown.drawn[1::2], strict=True))
+    assert all((one.examples, one.attack, two.attack) == (two.examples, "auto", "dlg") for one, two in pairs)
+    # The draw depends on how many batches there are, never on what came of them.
+    other = [kept.model_copy(update={"scores": columns([1.0] * kept.batch_size)}) for kept in many(40)]
+    assert [kept.id for kept in choose(other).drawn] == [kept.id for kept in shown.drawn]
+    assert [kept.attack for kept in shown.highest] == ["auto", "dlg"]
+    assert max(value for kept in many(40) for value in kept.numbers("psnr")) in shown.highest[0].numbers("psnr")
+
+
+def test_a_setting_that_was_varied_becomes_a_curve(tmp_path: Path) -> None:
+    (axis,) = axes_of(summarize(many(3)).groups)
+    assert (axis.title, [line.attack for line in axis.lines]) == ("batch size", ["auto", "dlg"])
+    assert [line.places for line in axis.lines] == [(1.0, 2.0, 4.0)] * 2
+    page = reported(tmp_path, *many(3))
+    assert "Leakage over batch size" in text_of(page)
+
+
+def test_declared_thresholds_and_limits_stand_on_the_page(tmp_path: Path) -> None:
+    store = Store.open(tmp_path)
+    store.write("spec.yaml", b"name: my audit\nthreshold: [25]\nlimit: {success_rate_at: 25, below: 0.5}\n")
+    page = reported(tmp_path, *many(3))
+    text = text_of(page)
+    assert "25 dB or more" in text
+    assert "my audit" in text
+    assert "Declared limits" in text
+    assert 'class="exceeded"' in page
+
+
+def test_figures_and_a_short_page_come_with_the_report(tmp_path: Path) -> None:
+    page = reported(tmp_path, *many(2))
+    figures = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert (figures["verdict"], figures["trials"]) == ("leak", 12)
+    assert {group["attack"] for group in figures["groups"]} == {"auto", "dlg"}
+    short = (tmp_path / "summary.html").read_text(encoding="utf-8")
+    assert "Leakage by attack" in short
+    assert "What was reconstructed" not in short
+    assert len(short) < len(page) / 2

@@ -48,6 +48,10 @@ class Course(BaseModel):
         objective: value at that point; not the best so far.
         snapshot_evaluations: count at each snapshot.
         psnr: dB, for each snapshot one value for each true example, in the pairing of the final result.
+        layers: names of the update's tensors.
+        layer_distances: for some snapshots, one number for each tensor: the distance between the candidate's and the
+            shared one, relative to the norm of the latter; NaN for a tensor of zeros.
+        layer_evaluations: count at each of those.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,6 +60,9 @@ class Course(BaseModel):
     objective: tuple[Number, ...] = ()
     snapshot_evaluations: tuple[int, ...] = ()
     psnr: tuple[tuple[Number, ...], ...] = ()
+    layers: tuple[str, ...] = ()
+    layer_distances: tuple[tuple[Number, ...], ...] = ()
+    layer_evaluations: tuple[int, ...] = ()
 
 
 class TrialRecord(BaseModel):
@@ -76,6 +83,7 @@ class TrialRecord(BaseModel):
         objective: of the returned candidate.
         evaluations: objective values with gradient, over all restarts.
         seconds: wall time of the attack.
+        step_seconds: wall time of one training step (forward and backward) on the same batch, model and machine.
         message: why it ended.
         traceback: of the exception, if there was one.
         course: how it went.
@@ -95,6 +103,7 @@ class TrialRecord(BaseModel):
     objective: Number
     evaluations: int
     seconds: Number
+    step_seconds: Number = math.nan
     message: str = ""
     traceback: str = ""
     course: Course = Course()

@@ -15,7 +15,9 @@ from pathlib import Path
 from safetensors.torch import save
 
 from gradleak.audits import export, index, lock
+from gradleak.audits.declared import Declared, read_declared
 from gradleak.audits.files import clear_words, remove_parts, write_whole
+from gradleak.audits.limits import Checked, check_limits
 from gradleak.audits.lines import append_lines, read_at, repair
 from gradleak.audits.pictures import encode_png, is_image, side_by_side
 from gradleak.audits.records import (
@@ -26,16 +28,19 @@ from gradleak.audits.records import (
     column_numbers,
     component_list,
     mapping,
+    plain,
     read_line,
     settings_text,
 )
-from gradleak.audits.summarizing import summarize
+from gradleak.audits.summarizing import capture_of, settings_of, summarize
 from gradleak.audits.summary import (
     CLOSE_DB,
     RECOGNIZABLE_DB,
     BaselineRow,
+    Difference,
     Group,
     ImageLeak,
+    Leak,
     Rate,
     Spread,
     Summary,
@@ -49,11 +54,15 @@ __all__ = [
     "CLOSE_DB",
     "RECOGNIZABLE_DB",
     "BaselineRow",
+    "Checked",
     "Columns",
     "Contents",
     "Course",
+    "Declared",
+    "Difference",
     "Group",
     "ImageLeak",
+    "Leak",
     "PackedTrial",
     "Rate",
     "Spread",
@@ -62,12 +71,15 @@ __all__ = [
     "TrialImages",
     "TrialRecord",
     "bounds_of",
+    "capture_of",
     "column_numbers",
     "component_list",
     "encode_png",
     "is_image",
     "mapping",
     "pack",
+    "plain",
+    "settings_of",
     "settings_text",
     "side_by_side",
 ]
@@ -82,15 +94,22 @@ class Contents:
     Attributes:
         records: one for each id, in the order in which they were first written; a later line replaces an earlier one.
         warnings: what was left out, in words.
+        declared: name, thresholds and limits of the audit.
     """
 
     records: tuple[TrialRecord, ...]
     warnings: tuple[str, ...] = ()
+    declared: Declared = Declared()
 
     @cached_property
     def summary(self) -> Summary:
         """The figures of a report."""
-        return summarize(self.records)
+        return summarize(self.records, self.declared.thresholds)
+
+    @cached_property
+    def limits(self) -> tuple[Checked, ...]:
+        """Every declared limit in every cell of the grid."""
+        return check_limits(self.records, self.declared.limits)
 
     @property
     def finished(self) -> frozenset[str]:
@@ -193,7 +212,7 @@ class Store:
                 warnings.append(_CUT_OFF.format(self.lines.name))
             else:
                 records[record.id] = record
-        return Contents(tuple(records.values()), tuple(warnings))
+        return Contents(tuple(records.values()), tuple(warnings), read_declared(self.folder))
 
     def records(self) -> tuple[TrialRecord, ...]:
         """The records alone; see `contents`."""

@@ -10,49 +10,79 @@ from gradleak.audits.summary import (
     CLOSE_DB,
     RECOGNIZABLE_DB,
     BaselineRow,
+    Difference,
     Group,
     ImageLeak,
+    Leak,
     Rate,
     Summary,
     spread_of,
 )
-from gradleak.scoring.statistics import quantiles, wilson_interval
+from gradleak.scoring.statistics import bootstrap_median, quantiles, wilson_interval
+
+# What a replicate changes: which examples, their contents, the draw of the network. All else makes another group.
+_REPLICATE = frozenset({"examples", "targets", "seed", "model.seed", "client.seed", "batch", "data.digest"})
 
 
-def summarize(records: Sequence[TrialRecord]) -> Summary:
+def summarize(records: Sequence[TrialRecord], thresholds: Sequence[float] = (RECOGNIZABLE_DB, CLOSE_DB)) -> Summary:
     """The summary of stored trials, groups in the order in which they first appear.
 
     Args:
         records: of one store.
+        thresholds: PSNR in dB at which success rates are given.
 
     Returns:
         Figures; NaN where nothing was scored.
     """
     grouped: dict[str, list[TrialRecord]] = {}
+    cells: dict[str, list[str]] = {}
     for record in records:
-        grouped.setdefault(_group_key(record), []).append(record)
+        settings = settings_of(record)
+        key = json.dumps(settings, sort_keys=True)
+        if key not in grouped:
+            cells.setdefault(json.dumps(cell_of(settings), sort_keys=True), []).append(key)
+        grouped.setdefault(key, []).append(record)
+    beside = {key: [grouped[other] for other in keys if other != key] for keys in cells.values() for key in keys}
     return Summary(
-        groups=tuple(_group(members) for members in grouped.values()),
+        groups=tuple(_group(members, beside[key], thresholds) for key, members in grouped.items()),
         images=_images(records),
         statuses=_counts(record.status for record in records),
     )
 
 
-def _group_key(record: TrialRecord) -> str:
-    """The spec without what a replicate changes."""
-    kept = {key: value for key, value in record.spec.items() if key not in {"examples", "targets"}}
-    return json.dumps([_without_seeds(kept), record.batch_size], sort_keys=True)
+def settings_of(record: TrialRecord) -> dict[str, object]:
+    """What tells groups of trials apart, by dotted path; what a replicate changes is left out."""
+    flat: dict[str, object] = {}
+    _flatten("", record.spec, flat)
+    return {**flat, "batch_size": record.batch_size}
 
 
-def _without_seeds(value: object) -> object:
+def cell_of(settings: Mapping[str, object]) -> dict[str, object]:
+    """The settings without those of the attack: what all attacks in a cell of the grid share."""
+    return {name: value for name, value in settings.items() if not name.startswith(("attack.", "code.attack"))}
+
+
+def _flatten(path: str, value: object, flat: dict[str, object]) -> None:
     if isinstance(value, Mapping):
-        return {key: _without_seeds(entry) for key, entry in mapping(value).items() if key != "seed"}
-    return value
+        for key, entry in mapping(value).items():
+            where = f"{path}.{key}" if path else key
+            if where not in _REPLICATE:
+                _flatten(where, entry, flat)
+    elif isinstance(value, list) and any(isinstance(entry, dict) for entry in component_list(value)):
+        for position, entry in enumerate(component_list(value)):
+            _flatten(f"{path}.{position}", entry, flat)
+    else:
+        flat[path] = value
 
 
-def _group(members: Sequence[TrialRecord]) -> Group:
+def _group(
+    members: Sequence[TrialRecord], beside: Sequence[Sequence[TrialRecord]], thresholds: Sequence[float]
+) -> Group:
     first = members[0]
-    psnr = _pooled(members, lambda record: record.numbers("psnr"))
+    psnr = [record.numbers("psnr") for record in members]
+    pooled = [value for values in psnr for value in values]
+    clusters = [position for position, values in enumerate(psnr) for _ in values]
+    interval = bootstrap_median(pooled, clusters, seed=0)
     return Group(
         data=first.data,
         attack=first.attack,
@@ -60,22 +90,59 @@ def _group(members: Sequence[TrialRecord]) -> Group:
         client=str(mapping(first.spec.get("client")).get("name", "?")),
         defenses=", ".join(map(settings_text, component_list(first.spec.get("defenses")))),
         threat=first.threat,
+        settings=settings_of(first),
         trials=len(members),
-        images=len(psnr),
+        images=len(pooled),
         statuses=_counts(record.status for record in members),
-        psnr=spread_of(psnr),
+        psnr=spread_of(pooled),
+        psnr_interval=(interval.low, interval.high),
         ssim=spread_of(_pooled(members, lambda record: record.numbers("ssim"))),
         correlation=spread_of(_pooled(members, lambda record: record.numbers("correlation"))),
-        above_recognizable=_rate([value >= RECOGNIZABLE_DB for value in psnr]),
-        above_close=_rate([value >= CLOSE_DB for value in psnr]),
+        leaks=leaks_of(psnr, thresholds),
         targets_correct=_targets(members),
         evaluations=_median([float(record.evaluations) for record in members]),
         seconds=_median([record.seconds for record in members]),
-        baselines=_baselines(members),
+        training_steps=_median([_training_steps(record) for record in members]),
+        baselines=_baselines(members, thresholds),
+        differences=tuple(_difference(members, others) for others in beside),
     )
 
 
-def _baselines(members: Sequence[TrialRecord]) -> tuple[BaselineRow, ...]:
+def leaks_of(psnr: Sequence[Sequence[float]], thresholds: Sequence[float]) -> tuple[Leak, ...]:
+    """How many batches and images reached each threshold, from the PSNR of every image of every batch."""
+    found: list[Leak] = []
+    for threshold in thresholds:
+        reached = [[value >= threshold for value in values] for values in psnr]
+        found.append(Leak(threshold, rate([any(row) for row in reached]), sum(map(sum, reached)), sum(map(len, psnr))))
+    return tuple(found)
+
+
+def _difference(members: Sequence[TrialRecord], others: Sequence[TrialRecord]) -> Difference:
+    """Image by image on the batches that both attacked."""
+    partners = {capture_of(record): record for record in others}
+    gaps: list[float] = []
+    clusters: list[str] = []
+    for record in members:
+        partner = partners.get(capture_of(record))
+        if partner is not None:
+            own, theirs = record.numbers("psnr"), partner.numbers("psnr")
+            # Two exact answers are equally good, whatever infinity minus infinity may be.
+            gaps += [0.0 if one == other else one - other for one, other in zip(own, theirs, strict=True)]
+            clusters += [record.id] * len(own)
+    found = bootstrap_median(gaps, clusters, seed=0)
+    return Difference(members[0].attack, others[0].attack, found.median, found.low, found.high, found.clusters)
+
+
+def capture_of(record: TrialRecord) -> str:
+    """The captured batch of a trial, equal for all attacks on it."""
+    return json.dumps([record.spec.get("seed"), list(record.examples), record.spec.get("targets")])
+
+
+def _training_steps(record: TrialRecord) -> float:
+    return record.seconds / record.step_seconds if record.step_seconds > 0 else math.nan
+
+
+def _baselines(members: Sequence[TrialRecord], thresholds: Sequence[float]) -> tuple[BaselineRow, ...]:
     names = list(dict.fromkeys(name for record in members for name in record.baselines))
 
     def column(name: str, metric: str) -> list[float]:
@@ -87,7 +154,7 @@ def _baselines(members: Sequence[TrialRecord]) -> tuple[BaselineRow, ...]:
             spread_of(column(name, "psnr")),
             spread_of(column(name, "ssim")),
             spread_of(column(name, "correlation")),
-            _rate([value >= CLOSE_DB for value in column(name, "psnr")]),
+            leaks_of([_baseline_column(record, name, "psnr") for record in members], thresholds),
         )
         for name in names
     )
@@ -119,7 +186,7 @@ def _targets(members: Sequence[TrialRecord]) -> Rate | None:
     if all(record.targets_given for record in members):
         return None
     cells = [cell for record in members for cell in record.scores.get("target_correct", ())]
-    return _rate([bool(cell) for cell in cells if cell is not None])
+    return rate([bool(cell) for cell in cells if cell is not None])
 
 
 def _pooled(members: Sequence[TrialRecord], column: Callable[[TrialRecord], Sequence[float]]) -> list[float]:
@@ -130,7 +197,8 @@ def _median(values: Sequence[float]) -> float:
     return quantiles(values, (0.5,)).values[0]
 
 
-def _rate(outcomes: Sequence[bool]) -> Rate:
+def rate(outcomes: Sequence[bool]) -> Rate:
+    """Successes of trials with the 95 % Wilson interval."""
     low, high = wilson_interval(sum(outcomes), len(outcomes))
     return Rate(sum(outcomes), len(outcomes), low, high)
 

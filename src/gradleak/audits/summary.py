@@ -5,7 +5,7 @@ always stands beside the median.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -51,6 +51,29 @@ class Rate:
 
 
 @dataclass(frozen=True)
+class Leak:
+    """How much came back at one threshold; what was not scored counts as not reconstructed.
+
+    Attributes:
+        threshold: PSNR in dB.
+        batches: captured batches of which at least one image reached the threshold. Batches are drawn independently,
+            images of one batch share an update, so the interval is over batches.
+        images: private examples that reached it.
+        of: all private examples.
+    """
+
+    threshold: float
+    batches: Rate
+    images: int
+    of: int
+
+
+def leak_at(leaks: Sequence[Leak], threshold: float) -> Leak:
+    """The entry of one declared threshold."""
+    return next(leak for leak in leaks if leak.threshold == threshold)
+
+
+@dataclass(frozen=True)
 class BaselineRow:
     """What an answer without any attack scored on the same private examples."""
 
@@ -58,7 +81,28 @@ class BaselineRow:
     psnr: Spread
     ssim: Spread
     correlation: Spread
-    above_close: Rate
+    leaks: tuple[Leak, ...]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Median over private examples of how many dB one attack is above another on the same update.
+
+    Attributes:
+        attack: the one.
+        other: the other.
+        median: dB, positive where `attack` is ahead.
+        low: lower end of the 95 % interval, from resampling captured batches.
+        high: upper end.
+        captures: batches that both attacked.
+    """
+
+    attack: str
+    other: str
+    median: float
+    low: float
+    high: float
+    captures: int
 
 
 @dataclass(frozen=True)
@@ -72,18 +116,21 @@ class Group:
         client: the client's name.
         defenses: names with settings, or an empty text.
         threat: what was given and withheld.
+        settings: everything that sets this group apart, by dotted path, for curves and comparisons.
         trials: number of trials.
         images: number of scored rows that there should be, over all trials.
         statuses: trials by status.
         psnr: dB.
+        psnr_interval: 95 % interval of the median PSNR, from resampling captured batches; NaN for fewer than two.
         ssim: in [-1, 1].
         correlation: in [-1, 1].
-        above_recognizable: share of all private examples at `RECOGNIZABLE_DB` or more; unscored ones count as below.
-        above_close: the same for `CLOSE_DB`.
+        leaks: one entry for each threshold.
         targets_correct: share of targets found; None if they were given.
         evaluations: median over trials.
         seconds: median over trials.
+        training_steps: median over trials of the cost in training steps of the same batch; NaN where not measured.
         baselines: for the same examples.
+        differences: from the other attacks on the same updates.
     """
 
     data: str
@@ -92,18 +139,21 @@ class Group:
     client: str
     defenses: str
     threat: str
+    settings: Mapping[str, object]
     trials: int
     images: int
     statuses: dict[str, int]
     psnr: Spread
+    psnr_interval: tuple[float, float]
     ssim: Spread
     correlation: Spread
-    above_recognizable: Rate
-    above_close: Rate
+    leaks: tuple[Leak, ...]
     targets_correct: Rate | None
     evaluations: float
     seconds: float
+    training_steps: float
     baselines: tuple[BaselineRow, ...]
+    differences: tuple[Difference, ...] = ()
 
 
 @dataclass(frozen=True)

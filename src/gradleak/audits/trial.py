@@ -12,7 +12,9 @@ from torch import Tensor
 
 from gradleak.attacks import Attack, Progress
 from gradleak.attacks.protocol import not_applicable
+from gradleak.audits.costs import training_step_seconds
 from gradleak.audits.environment import environment
+from gradleak.audits.layer_course import LayerCourse, layer_course
 from gradleak.audits.records import Columns, Course, TrialRecord, TrialStatus, plain, record_id
 from gradleak.captures import Truth, capture
 from gradleak.clients import Client, Gradient
@@ -151,9 +153,10 @@ def run_trial(
         objective=result.objective,
         evaluations=result.evaluations,
         seconds=result.seconds,
+        step_seconds=training_step_seconds(trial.task, trial.inputs, trial.targets),
         message=_text(result.message),
         traceback=_text(attempt.traceback),
-        course=_course(result.history, snapshots, truth),
+        course=_course(result.history, snapshots, truth, layer_course(observation, result)),
         environment=environment(trial.task, command=command),
     )
     reconstruction = in_true_order(result.inputs, scores.paired_with)
@@ -189,7 +192,7 @@ def _snapshots(result: Reconstruction, scores: Scores, truth: Truth) -> Tensor:
     return torch.stack(ordered) if ordered else torch.empty((0, *truth.inputs.shape), dtype=torch.float64)
 
 
-def _course(history: History, snapshots: Tensor, truth: Truth) -> Course:
+def _course(history: History, snapshots: Tensor, truth: Truth, layers: LayerCourse) -> Course:
     kept = thinned(history.objective, POINTS)
     bounds = truth.space.bounds
     psnr: tuple[tuple[float, ...], ...] = ()
@@ -205,6 +208,9 @@ def _course(history: History, snapshots: Tensor, truth: Truth) -> Course:
         objective=tuple(history.objective[position] for position in kept),
         snapshot_evaluations=tuple(snapshot.evaluations for snapshot in history.snapshots),
         psnr=psnr,
+        layers=layers.names,
+        layer_distances=layers.distances,
+        layer_evaluations=layers.evaluations,
     )
 
 

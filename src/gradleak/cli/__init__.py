@@ -11,6 +11,7 @@ from gradleak.cli.attack import attack
 from gradleak.cli.audit import audit
 from gradleak.cli.bench import bench
 from gradleak.cli.check import check
+from gradleak.cli.compare import compare_folders
 from gradleak.cli.demo import demo
 from gradleak.cli.listing import listing
 from gradleak.cli.report import report
@@ -29,6 +30,7 @@ app.command()(attack)
 app.command()(check)
 app.command("list")(listing)
 app.command()(report)
+app.command("compare")(compare_folders)
 app.command()(bench)
 
 

@@ -18,7 +18,7 @@ from gradleak.audits.report import write_report
 from gradleak.audits.run import run_audit
 from gradleak.audits.settings import RunSettings
 from gradleak.audits.store import Contents, Store
-from gradleak.audits.summary import CLOSE_DB, RECOGNIZABLE_DB, BaselineRow, Group, Summary
+from gradleak.audits.summary import CLOSE_DB, RECOGNIZABLE_DB, BaselineRow, Group, Summary, leak_at
 from gradleak.cli.console import console, errors, print_json
 
 DEFAULT_FOLDER = Path("gradleak-demo")
@@ -166,7 +166,7 @@ def _add_attack(table: Table, group: Group) -> None:
         _db(group.psnr.worst),
         _db(group.psnr.median),
         f"{group.ssim.median:.3f}",
-        f"{group.above_close.successes}/{group.above_close.trials}",
+        f"{leak_at(group.leaks, CLOSE_DB).images}/{group.images}",
         "given" if labels is None else f"{labels.successes}/{labels.trials}",
         f"{group.evaluations:.0f}",
         f"{group.seconds:.1f}",
@@ -179,7 +179,7 @@ def _add_baseline(table: Table, row: BaselineRow) -> None:
         _db(row.psnr.worst),
         _db(row.psnr.median),
         f"{row.ssim.median:.3f}",
-        f"{row.above_close.successes}/{row.above_close.trials}",
+        f"{leak_at(row.leaks, CLOSE_DB).images}/{leak_at(row.leaks, CLOSE_DB).of}",
         style="dim",
     )
 

@@ -101,9 +101,17 @@ def bootstrap_median(
     low = high = math.nan
     if len(members) >= 2:
         draws = np.random.default_rng(seed).integers(len(members), size=(resamples, len(members)))
-        medians = [_quantile(np.sort(np.concatenate([members[i] for i in draw])), 0.5) for draw in draws]
-        low, high = quantiles(medians, ((1 - level) / 2, (1 + level) / 2)).values
+        low, high = quantiles(_medians(members, draws), ((1 - level) / 2, (1 + level) / 2)).values
     return MedianInterval(whole.values[0], low, high, len(members), whole.counted, whole.excluded)
+
+
+def _medians(members: Sequence[np.ndarray], draws: np.ndarray) -> list[float]:
+    """Median of the pooled values of each draw of clusters `[resamples, clusters]`."""
+    if len({len(member) for member in members}) > 1:
+        return [_quantile(np.sort(np.concatenate([members[i] for i in draw])), 0.5) for draw in draws]
+    # Clusters of one size, as a rule: all resamples at once, a hundred times as fast.
+    pooled = np.sort(np.stack(members)[draws].reshape(len(draws), -1), axis=1)
+    return [_quantile(row, 0.5) for row in pooled]
 
 
 def _quantile(ordered: np.ndarray, level: float) -> float:

@@ -5,6 +5,7 @@ Reports read the store and nothing else, so that any report can be rebuilt long 
 
 from pathlib import Path
 
+from gradleak.audits.report.figures import figures
 from gradleak.audits.report.page import render
 from gradleak.audits.store import Store
 
@@ -12,16 +13,21 @@ __all__ = ["write_report"]
 
 
 def write_report(folder: str | Path) -> Path:
-    """Write `report.html` from the trials that a folder holds, and `pictures/` of those that it shows.
+    """Write the report from the trials that a folder holds, and `pictures/` of those that it shows.
+
+    `report.html` is the whole of it, `summary.html` what fits on one printed page, `report.json` the figures.
 
     Args:
         folder: holds `trials.jsonl`.
 
     Returns:
-        Where the report is.
+        Where `report.html` is.
 
     Raises:
         BadInput: when the folder holds no trials, they cannot be read, or the report cannot be written.
     """
     store = Store.open(folder, create=False)
-    return store.write("report.html", render(store).encode())
+    contents = store.contents()
+    store.write("report.json", figures(contents))
+    store.write("summary.html", render(store, contents, brief=True).encode())
+    return store.write("report.html", render(store, contents).encode())

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from gradleak.audits.report import plots, wall, words
+from gradleak.audits.report import choosing, plots, wall, words
+from gradleak.audits.report.axes import axes_of
+from gradleak.audits.report.choosing import choose
 from gradleak.audits.store import (
     CLOSE_DB,
     RECOGNIZABLE_DB,
@@ -16,13 +18,15 @@ from gradleak.audits.store import (
     ImageLeak,
     Store,
     TrialRecord,
+    column_numbers,
     component_list,
     mapping,
+    settings_of,
     settings_text,
 )
 
-SHOWN = 400
-"""A report shows the pictures of at most this many trials, those with the highest PSNR."""
+LISTED = 60
+"""Up to so many trials a report lists the full settings of each; beyond, those of one trial of each group."""
 
 
 @dataclass(frozen=True)
@@ -34,28 +38,54 @@ class Block:
         setting: batch size, client, defenses.
         rows: each attack, with the baselines that follow it: those of its own examples, once for all attacks that
             share them.
+        differences: how far the attacks are apart on the same updates, in words.
     """
 
     title: str
     setting: str
     rows: tuple[tuple[Group, tuple[BaselineRow, ...]], ...]
+    differences: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A picture of curves.
+
+    Attributes:
+        svg: markup of ours.
+        label: what it shows, for those who cannot see it.
+        caption: below it.
+    """
+
+    svg: str
+    label: str
+    caption: str
 
 
 @dataclass(frozen=True)
 class Curves:
-    """The plots of one data set, as SVG markup of ours, with the attacks in their colors."""
+    """Plots that share a legend.
+
+    Attributes:
+        title: of the section.
+        plots: those that have something to draw.
+        legend: words and the number of their color.
+        note: a sentence; empty for none.
+    """
 
     title: str
-    objective: str
-    psnr: str
+    plots: tuple[Plot, ...]
     legend: tuple[tuple[str, int], ...]
+    note: str = ""
 
 
-def render(store: Store) -> str:
+def render(store: Store, contents: Contents, *, brief: bool = False) -> str:
     """The whole page.
 
     Args:
-        store: what to read.
+        store: holds the pictures.
+        contents: its records.
+        brief: only what fits on one printed page.
 
     Returns:
         HTML.
@@ -66,13 +96,13 @@ def render(store: Store) -> str:
     def source(name: str) -> str:
         return resources.files("gradleak.audits.report").joinpath(name).read_text(encoding="utf-8")
 
-    contents = store.contents()
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     filters: dict[str, Callable[..., object]] = {
         "db": words.decibels,
         "fixed": words.fixed,
         "whole": words.whole,
         "sci": words.scientific,
+        "share": words.share,
         "of": words.of,
         "interval": words.percent_interval,
         "baseline": words.baseline,
@@ -81,41 +111,69 @@ def render(store: Store) -> str:
     }
     environment.filters.update(filters)
     template = environment.from_string(source("report.html.j2"))
-    return template.render(css=Markup(source("report.css")), **_data(store, contents))
+    return template.render(css=Markup(source("report.css")), brief=brief, **_data(store, contents, brief))
 
 
 def _indented(spec: object) -> str:
     return json.dumps(spec, indent=2, ensure_ascii=False)
 
 
-def _data(store: Store, contents: Contents) -> dict[str, Any]:
-    records = contents.records
+def _data(store: Store, contents: Contents, brief: bool) -> dict[str, Any]:
+    records, summary = contents.records, contents.summary
     colors = _colors(records)
-    shown = _shown(records)
-    cards = [wall.card(store, record, colors[record.attack]) for record in shown]
-    for record in shown:
-        store.picture(record)
+    shown = choosing.Shown(()) if brief else choose(records)
+    walls = [
+        (title, note, [wall.card(store, record, colors[record.attack]) for record in members])
+        for title, note, members in _walls(shown)
+    ]
+    cards = [card for _, _, members in walls for card in members]
+    for card in cards:
+        store.picture(card.record)
+    worst = next((record for record in records if summary.worst and record.id == summary.worst.trial), None)
     return {
-        "folder": store.folder.resolve().name,
+        "folder": contents.declared.name or store.folder.resolve().name,
         "warnings": contents.warnings,
-        "summary": contents.summary,
-        "verdict": words.verdict(contents.summary),
+        "summary": summary,
+        "thresholds": contents.declared.thresholds,
+        "limits": [(one, words.cell(one.cell)) for one in contents.limits],
+        "verdict": words.verdict(summary),
         "statuses": words.STATUS,
         "short_statuses": words.SHORT_STATUS,
         "close": CLOSE_DB,
         "recognizable": RECOGNIZABLE_DB,
         "ledger": _ledger(records),
-        "blocks": _blocks(contents.summary.groups),
+        "blocks": _blocks(summary.groups),
         "colors": colors,
-        "cards": cards,
-        "hero": _hero(cards, contents.summary.worst),
-        "unshown": len(records) - len(shown),
-        "curves": _curves(shown, colors),
-        "failures": [record for record in records if record.status == "error"],
+        "walls": walls,
+        "filmed": cards[: choosing.MOST_STRIPS],
+        "hero": _hero(store, worst, summary.worst),
+        "curves": [] if brief else _curves(contents, shown.drawn, colors),
+        "failures": [record for record in records if record.status == "error"][:LISTED],
+        "listed": records if len(records) <= LISTED else _one_of_each(records),
         "records": records,
         "commands": sorted({str(c) for record in records if (c := record.environment.get("command"))}),
         "environments": _environments(records),
     }
+
+
+def _walls(shown: choosing.Shown) -> list[tuple[str, str, tuple[TrialRecord, ...]]]:
+    """Title, note and trials of each group of pictures."""
+    if shown.everything:
+        return [("", "", shown.drawn)]
+    drawn = "Captured batches drawn at random with a fixed seed, whatever their scores; each by every attack."
+    return [
+        ("Drawn at random", drawn, shown.drawn),
+        ("The highest of each attack", "What a victim has to reckon with.", shown.highest),
+        ("The lowest of each attack", "Where the attack found least.", shown.lowest),
+    ]
+
+
+def _one_of_each(records: Sequence[TrialRecord]) -> tuple[TrialRecord, ...]:
+    """The first trial of each group, and of each group no more than that."""
+    found: dict[str, TrialRecord] = {}
+    for record in records:
+        found.setdefault(json.dumps(settings_of(record), sort_keys=True), record)
+    return tuple(found.values())[:LISTED]
 
 
 def _colors(records: Sequence[TrialRecord]) -> dict[str, int]:
@@ -124,18 +182,12 @@ def _colors(records: Sequence[TrialRecord]) -> dict[str, int]:
     return {name: position % plots.series_count() + 1 for position, name in enumerate(names)}
 
 
-def _shown(records: Sequence[TrialRecord]) -> tuple[TrialRecord, ...]:
-    if len(records) <= SHOWN:
-        return tuple(records)
-    highest = sorted(records, key=lambda record: max((v for v in record.numbers("psnr") if v == v), default=-1.0))
-    kept = {record.id for record in highest[-SHOWN:]}
-    return tuple(record for record in records if record.id in kept)
-
-
-def _hero(cards: Sequence[wall.Card], worst: ImageLeak | None) -> wall.Pair | None:
+def _hero(store: Store, record: TrialRecord | None, worst: ImageLeak | None) -> wall.Pair | None:
     """The pictures of the worst case, if it has some."""
-    found = [card.pairs for card in cards if worst is not None and card.record.id == worst.trial]
-    return found[0][worst.row] if worst is not None and found and worst.row < len(found[0]) else None
+    if record is None or worst is None:
+        return None
+    pairs = wall.card(store, record, 0).pairs
+    return pairs[worst.row] if worst.row < len(pairs) else None
 
 
 def _blocks(groups: Sequence[Group]) -> list[Block]:
@@ -151,24 +203,109 @@ def _blocks(groups: Sequence[Group]) -> list[Block]:
             (member, () if shared and position < len(members) - 1 else member.baselines)
             for position, member in enumerate(members)
         ]
-        blocks.append(Block(data, setting, tuple(rows)))
+        apart = [difference for member in members for difference in member.differences if difference.median > 0]
+        blocks.append(Block(data, setting, tuple(rows), tuple(map(words.difference, apart))))
     return blocks
 
 
-def _curves(records: Sequence[TrialRecord], colors: Mapping[str, int]) -> list[Curves]:
-    """Two plots for each data set and batch size."""
+def _curves(contents: Contents, shown: Sequence[TrialRecord], colors: Mapping[str, int]) -> list[Curves]:
+    """Every plot, from the whole audit to single trials."""
+    return [*_axes(contents, colors), *_shares(contents, colors), *_courses(shown, colors)]
+
+
+def _axes(contents: Contents, colors: Mapping[str, int]) -> list[Curves]:
+    """Leakage over every setting that was varied."""
+    found: list[Curves] = []
+    for axis in axes_of(contents.summary.groups):
+        lines = [(line, position % plots.series_count() + 1) for position, line in enumerate(axis.lines)]
+        if all(not line.setting for line in axis.lines):
+            lines = [(line, colors[line.attack]) for line in axis.lines]
+        shown = lines[: plots.series_count()]
+        legend = tuple((", ".join(filter(None, (line.attack, line.setting))), color) for line, color in shown)
+        svg = plots.axis_plot(shown, axis.title, axis.words, contents.declared.thresholds)
+        note = f"{len(lines) - len(shown)} more lines are in report.json." if len(lines) > len(shown) else ""
+        if svg:
+            caption = "Median over private images; the band is its 95 % interval over captured batches."
+            plot = Plot(svg, f"Median PSNR against {axis.title}, one line for each attack and setting", caption)
+            found.append(Curves(f"Leakage over {axis.title}", (plot,), legend, note))
+    return found
+
+
+def _shares(contents: Contents, colors: Mapping[str, int]) -> list[Curves]:
+    """How the PSNRs are distributed, for each data set."""
+    found: list[Curves] = []
+    by_data: dict[str, dict[str, list[float]]] = {}
+    chance: dict[str, list[float]] = {}
+    for record in contents.records:
+        by_data.setdefault(record.data, {}).setdefault(record.attack, []).extend(record.numbers("psnr"))
+        best = [baseline_best(record, row) for row in range(record.batch_size)]
+        chance.setdefault(record.data, []).extend(best)
+    for data, attacks in by_data.items():
+        lines: list[tuple[Sequence[float], int]] = [(psnr, colors[attack]) for attack, psnr in attacks.items()]
+        svg = plots.share_plot([(chance[data], 0), *lines], contents.declared.thresholds)
+        if svg and len(contents.records) > 1:
+            legend = (*((attack, colors[attack]) for attack in attacks), ("best answer without the update", 0))
+            plot = Plot(
+                svg,
+                f"Share of the private images of {data} that reach a PSNR, one line for each attack",
+                "How many private images came back at least this well; gray: the best answer without the update.",
+            )
+            found.append(Curves(f"Distribution, {data}", (plot,), legend))
+    return found
+
+
+def _courses(records: Sequence[TrialRecord], colors: Mapping[str, int]) -> list[Curves]:
+    """How the images came about, for each data set and batch size, and the layers of each attack."""
     collected: dict[tuple[str, int], list[TrialRecord]] = {}
     for record in records:
         collected.setdefault((record.data, record.batch_size), []).append(record)
     found: list[Curves] = []
     for (data, batch), members in collected.items():
         series = [colors[record.attack] for record in members]
-        objective = plots.objective_plot(members, series)
-        psnr = plots.psnr_plot(members, series, (RECOGNIZABLE_DB, CLOSE_DB))
-        if objective or psnr:
+        candidates = (
+            Plot(
+                plots.psnr_plot(members, series, (RECOGNIZABLE_DB, CLOSE_DB)),
+                "PSNR of the best candidate against evaluations, one line for each private image",
+                "PSNR of the best candidate so far; the attacker cannot see this curve.",
+            ),
+            Plot(
+                plots.objective_plot(members, series),
+                "Objective against evaluations, one line for each trial",
+                "Objective: how far the candidate’s update is from the shared one.",
+            ),
+        )
+        kept = tuple(plot for plot in candidates if plot.svg)
+        if kept:
             legend = tuple((name, colors[name]) for name in dict.fromkeys(record.attack for record in members))
-            found.append(Curves(data if batch == 1 else f"{data}, {batch} in a batch", objective, psnr, legend))
+            found.append(Curves(data if batch == 1 else f"{data}, {batch} in a batch", kept, legend))
+    return [*found, *_layers(records)]
+
+
+def _layers(records: Sequence[TrialRecord]) -> list[Curves]:
+    """Layer by layer, for each attack and model."""
+    collected: dict[tuple[str, str], list[TrialRecord]] = {}
+    for record in records:
+        if record.course.layers:
+            model = str(mapping(record.spec.get("model")).get("name", "model"))
+            collected.setdefault((record.attack, model), []).append(record)
+    found: list[Curves] = []
+    for (attack, model), members in collected.items():
+        svg, names = plots.layer_plot(members)
+        if svg:
+            plot = Plot(
+                svg,
+                f"Distance of each layer's gradient against evaluations of {attack} on {model}, one line a trial",
+                "Relative distance of each weight’s gradient from the shared one, for the trials shown above.",
+            )
+            legend = tuple((name, position) for position, name in enumerate(names, start=1))
+            found.append(Curves(f"Layers, {attack} on {model}", (plot,), legend))
     return found
+
+
+def baseline_best(record: TrialRecord, row: int) -> float:
+    """The highest PSNR of an answer without any attack, for one private example; NaN if there is none."""
+    columns = [column_numbers(scores, "psnr", record.batch_size) for scores in record.baselines.values()]
+    return max((column[row] for column in columns if column[row] == column[row]), default=float("nan"))
 
 
 def _ledger(records: Sequence[TrialRecord]) -> list[tuple[str, list[tuple[str, bool, str]]]]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from gradleak.audits.report.axes import AxisLine
 from gradleak.audits.store import TrialRecord
 
 if TYPE_CHECKING:
@@ -24,11 +25,44 @@ _HIGHEST_DB = 120.0
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a plot: evaluations, values (NaN leaves a gap), and the number of its color, from 1."""
+    """One line of a plot.
 
-    x: Sequence[int]
+    Attributes:
+        x: places along the axis.
+        y: values; NaN leaves a gap.
+        series: number of its color, from 1; 0 for the gray of what no attack did.
+        band: lower and upper ends of intervals, or None.
+        steps: draw steps instead of straight lines.
+    """
+
+    x: Sequence[float]
     y: Sequence[float]
     series: int
+    band: tuple[Sequence[float], Sequence[float]] | None = None
+    steps: bool = False
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What surrounds the lines of a plot.
+
+    Attributes:
+        x: words below the axis.
+        y: words beside the other.
+        log_x: whether the axis is logarithmic.
+        log_y: whether the other is.
+        ticks: words at the places 0, 1, ... of an axis without numbers.
+        rows: horizontal marks.
+        columns: vertical marks.
+    """
+
+    x: str = "evaluations"
+    y: str = ""
+    log_x: bool = True
+    log_y: bool = False
+    ticks: Sequence[str] = ()
+    rows: Sequence[float] = ()
+    columns: Sequence[float] = ()
 
 
 def series_count() -> int:
@@ -42,7 +76,7 @@ def objective_plot(records: Sequence[TrialRecord], series: Sequence[int]) -> str
         Curve(record.course.evaluations, _positive(record.course.objective), number)
         for record, number in zip(records, series, strict=True)
     ]
-    return _svg(curves, "objective", log=True, marks=())
+    return _svg(curves, Frame(y="objective", log_y=True))
 
 
 def psnr_plot(records: Sequence[TrialRecord], series: Sequence[int], marks: Sequence[float]) -> str:
@@ -57,7 +91,73 @@ def psnr_plot(records: Sequence[TrialRecord], series: Sequence[int], marks: Sequ
         if record.course.psnr
         for row in range(len(record.course.psnr[0]))
     ]
-    return _svg(curves, "PSNR (dB)", log=False, marks=marks)
+    return _svg(curves, Frame(y="PSNR (dB)", rows=marks))
+
+
+def share_plot(values: Sequence[tuple[Sequence[float], int]], marks: Sequence[float]) -> str:
+    """For each attack the share of private examples that reached a PSNR; what was not scored reached none.
+
+    Args:
+        values: PSNRs in dB, NaN allowed, and the number of the color, for each line.
+        marks: vertical lines at these dB.
+
+    Returns:
+        SVG; empty if there is nothing to draw.
+    """
+    curves: list[Curve] = []
+    for psnr, series in values:
+        reached = sorted(min(value, _HIGHEST_DB) for value in psnr if not math.isnan(value))
+        shares = [100 * (len(reached) - rank) / len(psnr) for rank in range(len(reached))]
+        if reached:
+            curves.append(Curve([*reached, reached[-1]], [*shares, 0.0], series, steps=True))
+    return _svg(curves, Frame(x="PSNR (dB) or more", y="share of images (%)", log_x=False, columns=marks))
+
+
+def axis_plot(lines: Sequence[tuple[AxisLine, int]], title: str, words: Sequence[str], marks: Sequence[float]) -> str:
+    """Median PSNR with its interval over a setting that was varied.
+
+    Args:
+        lines: each with the number of its color.
+        title: of the setting.
+        words: its values where they are no numbers.
+        marks: horizontal lines at these dB.
+
+    Returns:
+        SVG.
+    """
+    curves: list[Curve] = []
+    for line, series in lines:
+        medians = [min(group.psnr.median, _HIGHEST_DB) for group in line.groups]
+        band = (
+            [min(group.psnr_interval[0], _HIGHEST_DB) for group in line.groups],
+            [min(group.psnr_interval[1], _HIGHEST_DB) for group in line.groups],
+        )
+        curves.append(Curve(line.places, medians, series, band))
+    places = [place for line, _ in lines for place in line.places]
+    wide = not words and min(places) > 0 and max(places) >= 8 * min(places)
+    return _svg(curves, Frame(x=title, y="median PSNR (dB)", log_x=wide, ticks=words, rows=marks))
+
+
+def layer_plot(records: Sequence[TrialRecord]) -> tuple[str, tuple[str, ...]]:
+    """Median over trials of each layer's relative distance, against evaluations; for trials of one attack and model.
+
+    Returns:
+        SVG, and the names of the layers in the order of their colors.
+    """
+    with_layers = [record for record in records if record.course.layers]
+    names = tuple(name for name in (with_layers[0].course.layers if with_layers else ()) if name.endswith("weight"))
+    names = names[: len(_SERIES)]
+    curves = [
+        Curve(
+            record.course.layer_evaluations,
+            _positive([row[record.course.layers.index(name)] for row in record.course.layer_distances]),
+            number,
+        )
+        for record in with_layers
+        for number, name in enumerate(names, start=1)
+        if name in record.course.layers
+    ]
+    return _svg(curves, Frame(y="distance of a layer's gradient", log_y=True)), names
 
 
 def _positive(values: Sequence[float]) -> list[float]:
@@ -65,7 +165,7 @@ def _positive(values: Sequence[float]) -> list[float]:
     return [value if 0 < value < math.inf else math.nan for value in values]
 
 
-def _svg(curves: Sequence[Curve], label: str, *, log: bool, marks: Sequence[float]) -> str:
+def _svg(curves: Sequence[Curve], frame: Frame) -> str:
     """The plot, drawn through matplotlib's objects; nothing global is left changed."""
     drawn = [curve for curve in curves if any(math.isfinite(value) for value in curve.y)]
     if not drawn:
@@ -76,7 +176,7 @@ def _svg(curves: Sequence[Curve], label: str, *, log: bool, marks: Sequence[floa
 
     settings: dict[Any, Any] = {
         "svg.fonttype": "none",
-        "svg.hashsalt": label,
+        "svg.hashsalt": frame.y,
         "font.family": "sans-serif",
         "font.size": 10.5,
     }
@@ -84,33 +184,62 @@ def _svg(curves: Sequence[Curve], label: str, *, log: bool, marks: Sequence[floa
         figure = Figure(figsize=(4.3, 2.9), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
-        for level in marks:
+        for level in frame.rows:
             axes.axhline(level, color=_MARK, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        for level in frame.columns:
+            axes.axvline(level, color=_MARK, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         for curve in drawn:
-            color = _SERIES[(curve.series - 1) % len(_SERIES)]
-            axes.plot(curve.x, curve.y, color=color, linewidth=1.6, zorder=2, solid_capstyle="round")
-            _mark_end(axes, curve, color)
-        axes.set_xscale("log")
-        if log:
-            axes.set_yscale("log")
-        axes.set_xlabel("evaluations", color=_INK)
-        axes.set_ylabel(label, color=_INK)
-        axes.tick_params(colors=_INK, which="both", length=3)
-        axes.grid(color=_GRID, linewidth=0.8)
-        axes.set_axisbelow(True)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-        for side in ("left", "bottom"):
-            axes.spines[side].set_color(_GRID)
+            _draw(axes, curve)
+        _dress(axes, frame, drawn)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _styled(buffer.getvalue())
 
 
-def _mark_end(axes: "Axes", curve: Curve, color: str) -> None:
-    """A dot where a curve ends, which also shows curves of one point."""
-    last = max(position for position, value in enumerate(curve.y) if math.isfinite(value))
-    axes.plot([curve.x[last]], [curve.y[last]], color=color, marker="o", markersize=4, zorder=3)
+def _draw(axes: "Axes", curve: Curve) -> None:
+    """One line, with a dot where it ends, which also shows lines of one point."""
+    color = _SERIES[(curve.series - 1) % len(_SERIES)] if curve.series else _MARK
+    style = "steps-pre" if curve.steps else "default"
+    axes.plot(curve.x, curve.y, color=color, linewidth=1.6, zorder=2, solid_capstyle="round", drawstyle=style)
+    if curve.band is not None:
+        axes.fill_between(curve.x, *curve.band, color=color, alpha=0.18, linewidth=0, zorder=1)
+    places = range(len(curve.y)) if curve.band is not None else [_last(curve)]
+    axes.plot(
+        [curve.x[place] for place in places],
+        [curve.y[place] for place in places],
+        color=color,
+        marker="o",
+        markersize=4,
+        linestyle="",
+        zorder=3,
+    )
+
+
+def _last(curve: Curve) -> int:
+    return max(position for position, value in enumerate(curve.y) if math.isfinite(value))
+
+
+def _dress(axes: "Axes", frame: Frame, curves: Sequence[Curve]) -> None:
+    """Scales, ticks, words and grid."""
+    if frame.log_x:
+        axes.set_xscale("log")
+    if frame.log_y:
+        axes.set_yscale("log")
+    if frame.ticks:
+        axes.set_xticks(range(len(frame.ticks)), frame.ticks, parse_math=False)
+    elif frame.x != "evaluations" and any(curve.band is not None for curve in curves):
+        places = sorted({place for curve in curves for place in curve.x})
+        axes.set_xticks(places, [f"{place:g}" for place in places])
+        axes.minorticks_off()
+    axes.set_xlabel(frame.x, color=_INK, parse_math=False)
+    axes.set_ylabel(frame.y, color=_INK)
+    axes.tick_params(colors=_INK, which="both", length=3)
+    axes.grid(color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(_GRID)
 
 
 def _styled(svg: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from gradleak.audits.report.choosing import MOST_IMAGES
 from gradleak.audits.report.words import decibels, whole
 from gradleak.audits.store import Store, TrialImages, TrialRecord, bounds_of, encode_png, is_image
 
@@ -43,12 +44,14 @@ class Card:
         color: number of its attack's color.
         pairs: one for each private example, in true order; empty if there are no pictures.
         missing: why there are none.
+        more: images of the batch that are not shown.
     """
 
     record: TrialRecord
     color: int
     pairs: tuple[Pair, ...]
     missing: str = ""
+    more: int = 0
 
 
 def card(store: Store, record: TrialRecord, color: int) -> Card:
@@ -67,7 +70,9 @@ def card(store: Store, record: TrialRecord, color: int) -> Card:
         return Card(record, color, (), "The image file of this trial is not in the folder.")
     if not is_image(images.truth):
         return Card(record, color, (), "These inputs are no images.")
-    return Card(record, color, tuple(_pair(record, row, images) for row in range(len(images.truth))))
+    count = min(len(images.truth), MOST_IMAGES)
+    pairs = tuple(_pair(record, row, images) for row in range(count))
+    return Card(record, color, pairs, more=len(images.truth) - count)
 
 
 def _pair(record: TrialRecord, row: int, images: TrialImages) -> Pair:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gradleak.audits.store import CLOSE_DB, RECOGNIZABLE_DB, Rate, Summary
+from gradleak.audits.store import CLOSE_DB, RECOGNIZABLE_DB, Difference, Rate, Summary
 
 STATUS = {
     "converged": ("update reproduced", "good"),
@@ -64,6 +64,36 @@ def of(rate: Rate) -> str:
 def percent_interval(rate: Rate) -> str:
     """Such as `21 to 94 %`."""
     return f"{100 * rate.low:.0f} to {100 * rate.high:.0f}\u202f%" if rate.trials else NOTHING
+
+
+def share(count: int, total: int) -> str:
+    """Such as `2 of 3`."""
+    return f"{count} of {total}" if total else NOTHING
+
+
+def difference(found: Difference) -> str:
+    """How far one attack is ahead of another on the same updates."""
+    interval = "" if math.isnan(found.low) else f", 95 % interval {fixed(found.low, 1)} to {fixed(found.high, 1)}"
+    return (
+        f"{found.attack} is {fixed(found.median, 1)} dB ahead of {found.other} in the median over the same images"
+        f"{interval}, {found.captures} captured batches."
+    )
+
+
+def cell(settings: Mapping[str, object]) -> str:
+    """A cell of the grid in a few words: model, stage, data, batch size, client and defenses."""
+    defenses = [
+        str(value) for name, value in settings.items() if name.startswith("defenses.") and name.endswith(".name")
+    ]
+    parts = (
+        settings.get("model.name"),
+        settings.get("stage"),
+        settings.get("data.name"),
+        f"N = {settings.get('batch_size')}",
+        settings.get("client.name"),
+        " + ".join(defenses) or "no defense",
+    )
+    return ", ".join(str(part) for part in parts if part)
 
 
 def baseline(name: str) -> str:

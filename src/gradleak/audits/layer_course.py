@@ -1,0 +1,59 @@
+"""How close each layer's gradient came to the shared one while an attack ran."""
+
+from dataclasses import dataclass
+
+import torch
+
+from gradleak.reconstructions import Reconstruction
+from gradleak.threat import Observation, simulator
+
+MOMENTS = 8
+"""Largest number of snapshots of a trial at which the layers are looked at."""
+
+
+@dataclass(frozen=True)
+class LayerCourse:
+    """Distances by layer at a few moments.
+
+    Attributes:
+        names: of the update's tensors.
+        evaluations: count at each moment.
+        distances: for each moment and tensor, `||g' - g|| / ||g||`; NaN for a tensor of zeros.
+    """
+
+    names: tuple[str, ...] = ()
+    evaluations: tuple[int, ...] = ()
+    distances: tuple[tuple[float, ...], ...] = ()
+
+
+def layer_course(observation: Observation, result: Reconstruction) -> LayerCourse:
+    """Simulate the update of a few snapshots, with the targets that the attack ended with.
+
+    Args:
+        observation: what the attacker held.
+        result: what came of it.
+
+    Returns:
+        Distances; nothing where an attack keeps no snapshots or the update cannot be simulated.
+    """
+    snapshots = result.history.snapshots
+    if not snapshots or (observation.client is None and observation.update.kind != "gradient"):
+        return LayerCourse()
+    last = len(snapshots) - 1
+    chosen = sorted({round(step * last / (MOMENTS - 1)) for step in range(MOMENTS)})
+    task, step = observation.task, simulator(observation)
+    targets = result.target_probabilities.to(task.device, task.dtype)
+    distances: list[tuple[float, ...]] = []
+    for position in chosen:
+        variable = task.encode(snapshots[position].inputs.to(task.device, task.dtype))
+        with torch.no_grad():
+            simulated = step(variable, targets)
+        rows = [
+            (simulated[name] - tensor).norm() / tensor.norm() for name, tensor in observation.update.tensors.items()
+        ]
+        distances.append(tuple(value if value != float("inf") else float("nan") for value in map(float, rows)))
+    return LayerCourse(
+        tuple(observation.update.tensors),
+        tuple(snapshots[position].evaluations for position in chosen),
+        tuple(distances),
+    )

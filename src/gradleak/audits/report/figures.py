@@ -1,0 +1,33 @@
+"""The report's figures for programs: `report.json`."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from gradleak.audits.store import Contents, plain
+
+
+def figures(contents: Contents) -> bytes:
+    """Verdict, groups, limits and counts as strict JSON; numbers that are not finite are strings.
+
+    Args:
+        contents: of a store.
+
+    Returns:
+        The file's bytes.
+    """
+    summary = contents.summary
+    found: dict[str, Any] = {
+        "name": contents.declared.name,
+        "verdict": summary.level,
+        "trials": summary.trials,
+        "statuses": summary.statuses,
+        "private_images": len(summary.images),
+        "thresholds": contents.declared.thresholds,
+        "reconstructed": {f"{at:g}": summary.above(at) for at in contents.declared.thresholds},
+        "worst": None if summary.worst is None else asdict(summary.worst),
+        "limits": [{**asdict(one), "state": one.state, "words": one.describe()} for one in contents.limits],
+        "groups": [asdict(group) for group in summary.groups],
+        "warnings": contents.warnings,
+    }
+    return (json.dumps(plain(found, "figures"), indent=1, allow_nan=False) + "\n").encode()
