@@ -138,3 +138,34 @@ def test_failed_trials_are_exit_code_3(spec: Path) -> None:
     done = run("audit", spec, "--out", out, "--set", "attack=tests.audits.factories:crashing")
     assert done.code == 3
     assert "2 failed" in done.err
+
+
+LIMITED = ("--set", "attack=linear_layer", "--set", "trials=3")
+
+
+def test_a_limit_that_leaked_batches_exceed_ends_with_1(spec: Path) -> None:
+    junit = spec.parent / "junit.xml"
+    limit = "limit={success_rate_at: 30, below: 0.5}"
+    done = run("audit", spec, "--out", spec.parent / "out", *LIMITED, "--set", limit, "--junit", junit)
+    assert done.code == 1
+    assert "Limit exceeded" in done.out
+    assert "3 of 3 captured batches at 30 dB or more" in done.out
+    assert 'failures="1"' in junit.read_text(encoding="utf-8")
+    assert "Declared limits" in (spec.parent / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_limit_that_is_kept_ends_with_0(spec: Path) -> None:
+    weak = "attack={name: dlg, outer_steps: 1}"
+    limit = "limit={success_rate_at: 30, below: 0.9}"
+    done = run("audit", spec, "--out", spec.parent / "out", "--set", weak, "--set", "trials=3", "--set", limit)
+    assert done.code == 0
+    assert "Limit kept" in done.out
+    assert "0 of 3 captured batches" in done.out
+
+
+def test_a_limit_that_too_few_batches_cannot_show_is_exceeded(spec: Path) -> None:
+    weak = "attack={name: dlg, outer_steps: 1}"
+    limit = "limit={success_rate_at: 30, below: 0.05}"
+    done = run("audit", spec, "--out", spec.parent / "out", "--set", weak, "--set", limit)
+    assert done.code == 1
+    assert "it takes 73 clean batches to show this limit" in done.out

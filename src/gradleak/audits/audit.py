@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gradleak.audits.declared import SPEC_FILE
 from gradleak.audits.plan import PlannedTrial, plan
 from gradleak.audits.reading import checked_spec, read_source
 from gradleak.audits.spec import AuditSpec
@@ -12,8 +13,6 @@ from gradleak.audits.store import Store
 
 if TYPE_CHECKING:
     from gradleak.audits.run import AuditOutcome, Progress
-
-SPEC_FILE = "spec.yaml"
 
 
 @dataclass(frozen=True)

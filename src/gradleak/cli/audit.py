@@ -5,6 +5,7 @@ import math
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,10 +15,14 @@ from rich.text import Text
 
 from gradleak.audits.audit import DeclaredAudit, declare, run_declared
 from gradleak.audits.estimate import TimeEstimate, estimate
+from gradleak.audits.files import write_whole
+from gradleak.audits.junit import junit_xml
+from gradleak.audits.limits import Checked
 from gradleak.audits.records import TrialRecord, settings_text
 from gradleak.audits.report import write_report
+from gradleak.audits.report.words import cell, verdict
 from gradleak.audits.spec import AuditSpec, Component, DataSpec, ModelSpec
-from gradleak.audits.store import Store
+from gradleak.audits.store import Contents, Store
 from gradleak.cli.audit_progress import progress_lines
 from gradleak.cli.console import console, errors, print_json
 from gradleak.cli.loading import AsJson
@@ -26,7 +31,7 @@ from gradleak.errors import refuse
 if TYPE_CHECKING:
     from gradleak.audits.run import AuditOutcome
 
-INCOMPLETE = 3
+EXCEEDED, INCOMPLETE = 1, 3
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
 
@@ -42,12 +47,15 @@ def audit(
     data: Annotated[str | None, typer.Option(help="Short for --set data.name=...: a folder, a file or a name.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print grid, size and time, and run nothing.")] = False,
     retry_errors: Annotated[bool, typer.Option("--retry-errors", help="Run failed trials again.")] = False,
+    junit: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write limits and failed trials as JUnit XML, for CI.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a declared grid of trials; the same command goes on where it stopped.
 
-    Exit codes: 0 every trial has a result, 1 a limit of the spec is exceeded, 2 a mistake in the spec, 3 trials are
-    missing or failed.
+    Exit codes: 0 every trial has a result and every limit is kept, 1 a limit of the spec is exceeded, 2 a mistake in
+    the spec, 3 trials are missing or failed (1 if what there is leaked too much already).
     """
     overrides = [
         *([] if model is None else [f"model={json.dumps(model)}"]),
@@ -63,26 +71,52 @@ def audit(
     with progress_lines() as notify:
         outcome = run_declared(declared, out, retry_errors=retry_errors, command=command, notify=notify)
     report = write_report(out)
-    _print_outcome(outcome, report, command, as_json=as_json)
-    _leave(outcome)
+    planned = {trial.id for trial in declared.planned}
+    contents = Store(out).contents()
+    own = replace(contents, records=tuple(record for record in contents.records if record.id in planned))
+    if junit is not None:
+        write_whole(junit, junit_xml(declared.spec.name, own.limits, own.records, outcome.missing))
+    _print_outcome(outcome, own, report, command, as_json=as_json)
+    _leave(outcome, own.limits)
 
 
-def _leave(outcome: "AuditOutcome") -> None:
+def _leave(outcome: "AuditOutcome", limits: Sequence[Checked]) -> None:
     """End the program with the exit code of the outcome.
 
     Raises:
-        Exit: when a trial has no result.
+        Exit: when a limit is exceeded or a trial has no result.
     """
-    if not outcome.complete:
+    exceeded = [one for one in limits if one.state == "exceeded"]
+    if any(one.leaked.successes for one in exceeded):
+        raise typer.Exit(EXCEEDED)
+    if not outcome.complete or any(one.state == "missing" for one in limits):
         raise typer.Exit(INCOMPLETE)
+    if exceeded:
+        raise typer.Exit(EXCEEDED)
 
 
-def _print_outcome(outcome: "AuditOutcome", report: Path, command: str, *, as_json: bool) -> None:
-    """What became of the trials, and what to do next."""
+def _print_outcome(outcome: "AuditOutcome", contents: Contents, report: Path, command: str, *, as_json: bool) -> None:
+    """What was found, what became of the trials, and what to do next."""
+    summary = contents.summary
     if as_json:
         facts = ("planned", "finished", "errors", "missing", "interrupted", "stopped")
-        print_json({"report": str(report), **{name: getattr(outcome, name) for name in facts}})
+        limits = [{**asdict(one), "state": one.state, "words": one.describe()} for one in contents.limits]
+        print_json(
+            {
+                "report": str(report),
+                **{name: getattr(outcome, name) for name in facts},
+                "verdict": summary.level,
+                "limits": limits,
+            }
+        )
         return
+    found = verdict(summary)
+    console.print()
+    console.print(Text(f"{found.badge}: {found.headline}", style="bold"), soft_wrap=True)
+    for finding in found.findings:
+        console.print(Text(f"- {finding}"), soft_wrap=True)
+    for one in contents.limits:
+        console.print(Text(f"Limit {one.state}: {cell(one.cell)}: {one.describe()}"), soft_wrap=True)
     console.print(f"{outcome.finished} of {outcome.planned} trials have a result")
     console.print(Text(f"Report: {report}"), soft_wrap=True)
     if outcome.errors:
