@@ -156,8 +156,21 @@ def test_a_limit_that_leaked_batches_exceed_ends_with_1(spec: Path) -> None:
 
 def test_a_limit_that_is_kept_ends_with_0(spec: Path) -> None:
     weak = "attack={name: dlg, outer_steps: 1}"
-    limit = "limit={success_rate_at: 30, below: 0.9}"
-    done = run("audit", spec, "--out", spec.parent / "out", "--set", weak, "--set", "trials=3", "--set", limit)
+    limit = "limit={success_rate_at: 100, below: 0.9}"
+    done = run(
+        "audit",
+        spec,
+        "--out",
+        spec.parent / "out",
+        "--set",
+        weak,
+        "--set",
+        "threshold=[100]",
+        "--set",
+        "trials=3",
+        "--set",
+        limit,
+    )
     assert done.code == 0
     assert "Limit kept" in done.out
     assert "0 of 3 captured batches" in done.out
@@ -165,7 +178,7 @@ def test_a_limit_that_is_kept_ends_with_0(spec: Path) -> None:
 
 def test_a_limit_that_too_few_batches_cannot_show_is_exceeded(spec: Path) -> None:
     weak = "attack={name: dlg, outer_steps: 1}"
-    limit = "limit={success_rate_at: 30, below: 0.05}"
-    done = run("audit", spec, "--out", spec.parent / "out", "--set", weak, "--set", limit)
+    limit = "limit={success_rate_at: 100, below: 0.05}"
+    done = run("audit", spec, "--out", spec.parent / "out", "--set", weak, "--set", "threshold=[100]", "--set", limit)
     assert done.code == 1
     assert "it takes 73 clean batches to show this limit" in done.out
