@@ -21,7 +21,7 @@ from gradleak.audits.store import Store
 from gradleak.cli.audit_progress import progress_lines
 from gradleak.cli.console import console, errors, print_json
 from gradleak.cli.loading import AsJson
-from gradleak.errors import refuse
+from gradleak.errors import BadInput, refuse
 
 if TYPE_CHECKING:
     from gradleak.audits.run import AuditOutcome
@@ -62,9 +62,28 @@ def audit(
     command = shlex.join(["gradleak", *sys.argv[1:]])
     with progress_lines() as notify:
         outcome = run_declared(declared, out, retry_errors=retry_errors, command=command, notify=notify)
-    report = write_report(out)
+    report = _report(outcome, out)
     _print_outcome(outcome, report, command, as_json=as_json)
     _leave(outcome)
+
+
+def _report(outcome: "AuditOutcome", out: Path) -> Path | None:
+    """Write the report of what is there.
+
+    Returns:
+        Where it is; None if a run that ended early left no room or nothing for one.
+
+    Raises:
+        BadInput: when a run that came to its end has no report.
+    """
+    try:
+        return write_report(out)
+    except BadInput as error:
+        if not outcome.stopped:
+            raise
+        for problem in error.problems:
+            errors.print(Text(f"No report: {problem}"), soft_wrap=True)
+        return None
 
 
 def _leave(outcome: "AuditOutcome") -> None:
@@ -77,14 +96,17 @@ def _leave(outcome: "AuditOutcome") -> None:
         raise typer.Exit(INCOMPLETE)
 
 
-def _print_outcome(outcome: "AuditOutcome", report: Path, command: str, *, as_json: bool) -> None:
+def _print_outcome(outcome: "AuditOutcome", report: Path | None, command: str, *, as_json: bool) -> None:
     """What became of the trials, and what to do next."""
     if as_json:
         facts = ("planned", "finished", "errors", "missing", "interrupted", "stopped")
-        print_json({"report": str(report), **{name: getattr(outcome, name) for name in facts}})
+        print_json(
+            {"report": None if report is None else str(report), **{name: getattr(outcome, name) for name in facts}}
+        )
         return
     console.print(f"{outcome.finished} of {outcome.planned} trials have a result")
-    console.print(Text(f"Report: {report}"), soft_wrap=True)
+    if report is not None:
+        console.print(Text(f"Report: {report}"), soft_wrap=True)
     if outcome.errors:
         line = f"{outcome.errors} failed: their tracebacks are in the report; try them again with --retry-errors"
         errors.print(line, soft_wrap=True)
