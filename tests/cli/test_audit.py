@@ -3,12 +3,14 @@
 import json
 from importlib.util import find_spec
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from PIL import Image
 
 import gradleak as gl
 from gradleak.audits.reading import read_spec, shipped_specs
+from gradleak.audits.run import AuditOutcome
 from gradleak.cli.listing import KINDS
 from tests.cli.running import run
 
@@ -182,3 +184,13 @@ def test_a_limit_that_too_few_batches_cannot_show_is_exceeded(spec: Path) -> Non
     done = run("audit", spec, "--out", spec.parent / "out", "--set", weak, "--set", "threshold=[100]", "--set", limit)
     assert done.code == 1
     assert "it takes 73 clean batches to show this limit" in done.out
+
+
+def test_a_run_that_ended_before_the_first_trial_says_why_and_has_no_report(tmp_path: Path) -> None:
+    stopped = AuditOutcome(planned=24, finished=0, errors=0, missing=24, stopped="interrupted. To go on, run it again")
+    with mock.patch("gradleak.cli.audit.run_declared", return_value=stopped):
+        done = run("audit", "quick", "--out", tmp_path / "out")
+    assert done.code == 3
+    assert "Stopped: interrupted. To go on, run it again" in done.err
+    assert "No report: " in done.err
+    assert "Report: " not in done.out

@@ -26,7 +26,7 @@ from gradleak.audits.store import Contents, Store
 from gradleak.cli.audit_progress import progress_lines
 from gradleak.cli.console import console, errors, print_json
 from gradleak.cli.loading import AsJson
-from gradleak.errors import refuse
+from gradleak.errors import BadInput, refuse
 
 if TYPE_CHECKING:
     from gradleak.audits.run import AuditOutcome
@@ -70,7 +70,7 @@ def audit(
     command = shlex.join(["gradleak", *sys.argv[1:]])
     with progress_lines() as notify:
         outcome = run_declared(declared, out, retry_errors=retry_errors, command=command, notify=notify)
-    report = write_report(out)
+    report = _report(outcome, out)
     planned = {trial.id for trial in declared.planned}
     contents = Store(out).contents()
     own = replace(contents, records=tuple(record for record in contents.records if record.id in planned))
@@ -78,6 +78,25 @@ def audit(
         write_whole(junit, junit_xml(declared.spec.name, own.limits, own.records, outcome.missing))
     _print_outcome(outcome, own, report, command, as_json=as_json)
     _leave(outcome, own.limits)
+
+
+def _report(outcome: "AuditOutcome", out: Path) -> Path | None:
+    """Write the report of what is there.
+
+    Returns:
+        Where it is; None if a run that ended early left no room or nothing for one.
+
+    Raises:
+        BadInput: when a run that came to its end has no report.
+    """
+    try:
+        return write_report(out)
+    except BadInput as error:
+        if not outcome.stopped:
+            raise
+        for problem in error.problems:
+            errors.print(Text(f"No report: {problem}"), soft_wrap=True)
+        return None
 
 
 def _leave(outcome: "AuditOutcome", limits: Sequence[Checked]) -> None:
@@ -95,7 +114,9 @@ def _leave(outcome: "AuditOutcome", limits: Sequence[Checked]) -> None:
         raise typer.Exit(EXCEEDED)
 
 
-def _print_outcome(outcome: "AuditOutcome", contents: Contents, report: Path, command: str, *, as_json: bool) -> None:
+def _print_outcome(
+    outcome: "AuditOutcome", contents: Contents, report: Path | None, command: str, *, as_json: bool
+) -> None:
     """What was found, what became of the trials, and what to do next."""
     summary = contents.summary
     if as_json:
@@ -103,7 +124,7 @@ def _print_outcome(outcome: "AuditOutcome", contents: Contents, report: Path, co
         limits = [{**asdict(one), "state": one.state, "words": one.describe()} for one in contents.limits]
         print_json(
             {
-                "report": str(report),
+                "report": None if report is None else str(report),
                 **{name: getattr(outcome, name) for name in facts},
                 "verdict": summary.level,
                 "limits": limits,
@@ -118,7 +139,8 @@ def _print_outcome(outcome: "AuditOutcome", contents: Contents, report: Path, co
     for one in contents.limits:
         console.print(Text(f"Limit {one.state}: {cell(one.cell)}: {one.describe()}"), soft_wrap=True)
     console.print(f"{outcome.finished} of {outcome.planned} trials have a result")
-    console.print(Text(f"Report: {report}"), soft_wrap=True)
+    if report is not None:
+        console.print(Text(f"Report: {report}"), soft_wrap=True)
     if outcome.errors:
         line = f"{outcome.errors} failed: their tracebacks are in the report; try them again with --retry-errors"
         errors.print(line, soft_wrap=True)
