@@ -186,9 +186,9 @@ def main() -> None:
         rows += found
         cells = "  ".join(f"{row.attack} {row.psnr:.2f} dB / {row.correlation:.2f}" for row in found)
         print(f"image {image:3d}  norm {found[0].gradient_norm:.1e}  {cells}", flush=True)
+        if arguments.json is not None:
+            arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     print(report(rows, arguments))
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
 
 
 if __name__ == "__main__":
