@@ -12,7 +12,8 @@ positions by w and lets go what leaves the map. Neither M nor U is known, but wi
 
 because both sides are `S_w U`. These equations are linear in H. The moves up, down, left and right generate the whole
 algebra of matrices, so that only multiples of H commute with all of them: H is unique up to its scale, which M's being
-binary gives.
+binary gives. Where M lacks a few ranks, which happens with channels that are active nowhere or everywhere, the solution
+is approximate, and a few alternations between U and rounded masks make it exact.
 """
 
 import torch
@@ -25,6 +26,10 @@ from gradleak.attacks.relu.stack import patches
 _MOST_POSITIONS = 64
 # Singular values of the weight gradient below this count as zero: far above float32 rounding.
 _NEGLIGIBLE = 3e-6
+# Rounds of alternation from an approximate solution; one or two are enough, or none is.
+_ALTERNATIONS = 20
+# With a rank missing the second smallest eigenvalue is only a few times the smallest.
+_INVERSE_ITERATIONS = 30
 # Distance of an entry of M from 0 and 1 above which the masks are not believed; float32 updates give about 1e-5.
 _BINARY = 0.05
 # Units of one channel, the nearest to the threshold, among whose combinations its checksum decides.
@@ -61,26 +66,24 @@ def pooled_masks(layer: Affine, weight_gradient: Tensor, cotangents: Tensor) -> 
         return "the classifier gives some channels no derivative"
     taps = (weight_gradient.flatten(2) / cotangents.view(-1, 1, 1)).permute(2, 0, 1)  # [taps, O, I]
     left, singular, _ = torch.linalg.svd(taps.permute(1, 0, 2).flatten(1), full_matrices=False)
-    if singular[positions - 1] <= _NEGLIGIBLE * singular[0]:
-        rank = int((singular > _NEGLIGIBLE * singular[0]).sum())
-        return f"the gradient of {layer.name} has rank {rank}, and {positions} positions need that rank"
-    left = left[:, :positions]
-    inverse = _common_solution(left.T @ taps, moves, center)
-    masks = left @ torch.linalg.pinv(inverse)
+    rank = int((singular[:positions] > _NEGLIGIBLE * singular[0]).sum())
+    masks = left[:, :rank] @ torch.linalg.pinv(_common_solution(left[:, :rank].T @ taps, moves, center))
     masks = masks / masks.flatten()[masks.abs().argmax()]
-    masks = masks / masks[masks > 0.5].median()
-    binary = masks > 0.5
-    apart = float((masks - binary.to(masks)).abs().max())
+    binary, apart = (masks / masks[masks > 0.5].median() > 0.5).double(), torch.inf
+    for _ in range(_ALTERNATIONS):
+        binary, apart, before = *_alternated(binary, taps, moves), binary
+        if torch.equal(binary, before):
+            break
     # Compared in this direction so that NaN is refused.
     if not apart < _BINARY:
-        return f"the masks behind {layer.name} came out {apart:.1g} away from 0 and 1: rounding or noise"
-    return binary.view(channels, height, width)
+        return f"the masks behind {layer.name} (rank {rank}) came out {apart:.1g} away from 0 and 1: rounding or noise"
+    return binary.bool().view(channels, height, width)
 
 
 def _common_solution(taps: Tensor, moves: Tensor, center: int) -> Tensor:
-    """H `[P, P]` of `S_w H Y_0 = H Y_w`, for taps Y `[taps, P, I]` and moves S `[taps, P, P]`, up to its scale."""
-    size, middle = len(moves[0]), taps[center]
-    normal = torch.zeros((size, size, size, size), dtype=torch.float64)  # [row, column, row, column] of H
+    """H `[P, R]` of `S_w H Y_0 = H Y_w`, for taps Y `[taps, R, I]` and moves S `[taps, P, P]`, up to its scale."""
+    size, rank, middle = len(moves[0]), taps.shape[1], taps[center]
+    normal = torch.zeros((size, rank, size, rank), dtype=torch.float64)  # [row, column, row, column] of H
     rows = torch.arange(size)
     for tap, move in zip(taps, moves, strict=True):
         to, origin = move.nonzero(as_tuple=True)
@@ -89,17 +92,27 @@ def _common_solution(taps: Tensor, moves: Tensor, center: int) -> Tensor:
         normal[rows, :, rows, :] += tap @ tap.T
         normal[origin, :, to, :] -= product
         normal[to, :, origin, :] -= product.T
-    matrix = normal.view(size**2, size**2)
+    matrix = normal.view(size * rank, size * rank)
     # Just enough to be positive definite; inverse iteration is not disturbed by it.
     matrix.diagonal().add_(1e-15 * float(matrix.diagonal().mean()))
     factor, failed = torch.linalg.cholesky_ex(matrix)
     if int(failed):
-        return torch.full((size, size), torch.nan, dtype=torch.float64)
-    vector = torch.eye(size, dtype=torch.float64).view(-1, 1)
-    for _ in range(6):
+        return torch.full((size, rank), torch.nan, dtype=torch.float64)
+    vector = torch.eye(size, rank, dtype=torch.float64).view(-1, 1)
+    for _ in range(_INVERSE_ITERATIONS):
         vector = torch.cholesky_solve(vector, factor)
         vector = vector / vector.norm()
-    return vector.view(size, size)
+    return vector.view(size, rank)
+
+
+def _alternated(masks: Tensor, taps: Tensor, moves: Tensor) -> tuple[Tensor, float]:
+    """The layer's input from masks `[O, P]`, then masks from that input: rounded, and how far they were from binary."""
+    sums = torch.einsum("op,wpq->woq", masks, moves).flatten(0, 1)
+    maps = torch.linalg.lstsq(sums, taps.flatten(0, 1), driver="gelsd").solution.clamp_min(0)
+    windows = torch.einsum("wpq,qi->wip", moves, maps).flatten(0, 1)
+    found = torch.linalg.lstsq(windows, taps.permute(0, 2, 1).flatten(0, 1), driver="gelsd").solution.T
+    rounded = (found > 0.5).double()
+    return rounded, float((found - rounded).abs().max())
 
 
 def settled(values: Tensor, error: Tensor, cotangent: Tensor, sums: Tensor | None, rounding: float) -> Tensor | str:
