@@ -142,18 +142,22 @@ def test_other_models_are_refused_with_a_reason(model: nn.Module, reason: str) -
     assert reason in result.message
 
 
-def layer_of(channels: int, side: int, kernel: int = 3) -> Affine:
-    weight = torch.randn((channels, 6, kernel, kernel), generator=torch.Generator().manual_seed(1)).double()
-    pad, bias = kernel // 2, torch.zeros(channels).double()
-    return Affine("w", weight, bias, None, (1, 1), (pad, pad), (1, 1), (6, side, side), (channels, side, side))
+def layer_of(channels: int, side: int, kernel: int = 3, inputs: int = 6) -> Affine:
+    weight = torch.randn((channels, inputs, kernel, kernel), generator=torch.Generator().manual_seed(1)).double()
+    pad, shapes = kernel // 2, ((inputs, side, side), (channels, side, side))
+    return Affine("w", weight, torch.zeros(channels).double(), None, (1, 1), (pad, pad), (1, 1), *shapes)
 
 
-def pooled_gradient(layer: Affine) -> tuple[Tensor, Tensor, Tensor]:
-    """Weight gradient, derivative of each channel, and the masks, by autograd on random maps with a dead channel."""
+def pooled_gradient(layer: Affine, alike: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Weight gradient, derivative of each channel, and the masks, by autograd on random maps with a dead channel.
+
+    The masks of the first `alike` channels are all the same, which costs as many ranks less one.
+    """
     generator = torch.Generator().manual_seed(2)
     maps = torch.rand((1, *layer.input_shape), generator=generator, dtype=torch.float64)
     maps[0, 2] = 0
     masks = torch.rand(layer.output_shape, generator=generator) > 0.4
+    masks[:alike] = True
     each = torch.randn(len(masks), generator=generator, dtype=torch.float64)
     weight = layer.weight.clone().requires_grad_()
     outputs = functional.conv2d(maps, weight, None, layer.stride, layer.padding)[0]
@@ -161,10 +165,11 @@ def pooled_gradient(layer: Affine) -> tuple[Tensor, Tensor, Tensor]:
     return gradient, each, masks
 
 
-@pytest.mark.parametrize(("channels", "side"), [(16, 4), (20, 3)])
-def test_masks_behind_an_average_pool_come_out_of_the_weight_gradient(channels: int, side: int) -> None:
-    layer = layer_of(channels, side)
-    gradient, each, masks = pooled_gradient(layer)
+@pytest.mark.parametrize(("channels", "side", "alike"), [(16, 4, 0), (20, 3, 0), (36, 6, 2), (36, 6, 3)])
+def test_masks_behind_an_average_pool_come_out_of_the_weight_gradient(channels: int, side: int, alike: int) -> None:
+    layer = layer_of(channels, side, inputs=36 if alike else 6)
+    gradient, each, masks = pooled_gradient(layer, alike)
+    assert torch.linalg.matrix_rank(masks.flatten(1).double()) == min(side**2, channels - max(0, alike - 1))
     found = pooled_masks(layer, gradient.float().double(), each)
     assert isinstance(found, Tensor)
     assert torch.equal(found, masks)
