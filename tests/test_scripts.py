@@ -42,6 +42,18 @@ def test_separation_benchmark(tmp_path: Path) -> None:
     assert all(row["labels_right"] and row["certified"] and row["exact"] == 3 for row in rows)
 
 
+@pytest.mark.slow
+def test_resnet20_benchmark(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    out = run("benchmarks/resnet20.py", "--images", 2, "--pool", 3, "--seconds", 1, "--json", file)
+    assert "withheld: labels" in out
+    rows = json.loads(file.read_text())
+    assert {"grey", "mean color", "inverting_gradients 0.1", "relu_inversion", "auto"} <= {
+        row["attack"] for row in rows
+    }
+    assert rows[0]["gradient_norm"] < rows[-1]["gradient_norm"]
+
+
 def test_every_example_is_short() -> None:
     for example in (ROOT / "examples").glob("*.py"):
         assert len(example.read_text().splitlines()) < 40, example.name

@@ -14,12 +14,14 @@ from gradleak.attacks.closed_form import (
 from gradleak.attacks.protocol import Attack, Progress
 from gradleak.attacks.recipes import cpl, dlg, gradinversion, idlg, inverting_gradients, r_gap, sapag
 from gradleak.attacks.relu import relu_inversion
+from gradleak.attacks.residual import residual_peeling
 from gradleak.attacks.smooth import staged
 
 ATTACKS = (
     auto,
     *CLOSED_FORMS,
     staged,
+    residual_peeling,
     relu_inversion,
     dlg,
     idlg,
@@ -48,6 +50,7 @@ __all__ = [
     "position_gradient",
     "r_gap",
     "relu_inversion",
+    "residual_peeling",
     "sapag",
     "softmax_separation",
     "spear",

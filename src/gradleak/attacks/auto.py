@@ -15,6 +15,7 @@ from gradleak.attacks.precision import in_precision
 from gradleak.attacks.protocol import Attack, Progress, not_applicable
 from gradleak.attacks.recipes import inverting_gradients
 from gradleak.attacks.relu import relu_inversion
+from gradleak.attacks.residual import residual_peeling
 from gradleak.attacks.smooth import staged
 from gradleak.reconstructions import Reconstruction
 from gradleak.threat import Observation
@@ -112,6 +113,7 @@ class Auto:
         images = len(observation.task.space.variable_shape) == 3
         if kinked and images:
             trace.append(f"search for networks with kinks: the model has {', '.join(kinked)}")
+            yield self._with_restarts(residual_peeling, 1), False
             yield self._with_restarts(relu_inversion, 1), False
             yield self._with_restarts(inverting_gradients, 1), False
             return

@@ -16,6 +16,7 @@ TYPICAL_SECONDS = {
     "linear_layer": 0.1,
     "layer_recursion": 0.2,
     "r_gap": 0.2,
+    "residual_peeling": 20.0,
     "position_gradient": 0.1,
     "april": 0.1,
     "spear": 5.0,

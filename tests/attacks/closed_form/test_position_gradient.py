@@ -10,7 +10,7 @@ from gradleak.attacks.closed_form import position_gradient
 from gradleak.attacks.closed_form.patch_embedding import PatchEmbedding, find_patch_embedding
 from gradleak.reconstructions import Reconstruction
 from gradleak.zoo.data import Dataset, load
-from gradleak.zoo.models import lenet, mlp
+from gradleak.zoo.models import lenet, mlp, resnet
 from gradleak.zoo.models.building import seeded
 
 SPACE = gl.ImageSpace((3, 32, 32), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25))
@@ -255,3 +255,11 @@ def test_batches_are_refused_also_when_their_size_is_withheld() -> None:
     result = position_gradient()(withheld)
     assert result.status == "not_applicable"
     assert "no single example fits" in result.message
+
+
+def test_batch_norm_in_a_network_without_positions_is_no_obstacle() -> None:
+    task = gl.Task(resnet(8), gl.ImageSpace((3, 32, 32)), num_classes=10)
+    observation, _ = gl.capture(task, torch.rand(1, 3, 32, 32), torch.tensor([3]))
+    found = position_gradient()(observation)
+    assert found.status == "not_applicable"
+    assert "no position embedding" in found.message

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]  # the only common base class
 
 from gradleak.attacks.closed_form.attention_inputs import StoppedModel, stopped_model
 from gradleak.attacks.closed_form.patch_tokens import Place, places_of
@@ -174,17 +175,12 @@ def _read(
 
 
 def _probe_gradient(model: StoppedModel, layer: str, probe: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """The derivative of the loss by what the layer puts out, `[T, d]`, and by every parameter and buffer.
-
-    Running statistics are left out: they are no position embedding, and normalization has no derivative by them.
-
-    Returns:
-        The derivatives, the latter by name.
-    """
+    """The derivative of the loss by what the layer puts out, `[T, d]`, and by every parameter and buffer."""
+    fixed = _running_statistics(model.module)
     leaves = {
         name: value.detach().clone()
         for name, value in model.values.items()
-        if value.is_floating_point() and not name.endswith(("running_mean", "running_var"))
+        if value.is_floating_point() and name not in fixed
     }
     for leaf in leaves.values():
         leaf.requires_grad_()
@@ -206,3 +202,9 @@ def _probe_gradient(model: StoppedModel, layer: str, probe: Tensor) -> tuple[Ten
     is_map = isinstance(model.module.get_submodule(layer), nn.Conv2d)
     sent = back.movedim(-3, -1) if is_map else back
     return sent.reshape(-1, sent.shape[-1]), dict(zip(leaves, rest, strict=True))
+
+
+def _running_statistics(module: nn.Module) -> set[str]:
+    """Names of the buffers of BatchNorm, by which torch does not differentiate; no position is among them."""
+    layers = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, _BatchNorm)]
+    return {f"{name}.{buffer}".lstrip(".") for name, layer in layers for buffer, _ in layer.named_buffers()}

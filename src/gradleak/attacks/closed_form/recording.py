@@ -14,11 +14,13 @@ class Call:
         operation: its name, the same for the in-place form.
         arguments: positional and then keyword arguments.
         result: what came back.
+        function: what was called, to run it again on other data.
     """
 
     operation: str
     arguments: tuple[object, ...]
     result: object
+    function: Callable[..., object]
 
 
 class Recorder(TorchDispatchMode):
@@ -41,5 +43,6 @@ class Recorder(TorchDispatchMode):
     ) -> object:
         del types
         result = func(*args, **(kwargs or {}))
-        self.calls.append(Call(str(func).split(".")[1].rstrip("_"), (*args, *(kwargs or {}).values()), result))
+        name, arguments = str(func).split(".")[1].rstrip("_"), (*args, *(kwargs or {}).values())
+        self.calls.append(Call(name, arguments, result, func))
         return result
