@@ -51,9 +51,10 @@ def choose(records: Sequence[TrialRecord]) -> Shown:
     batches: dict[str, list[TrialRecord]] = {}
     for record in records:
         batches.setdefault(_place(record), []).append(record)
+    # Cards of one data set and one size side by side, and there in the order of the audit.
+    keys = sorted(batches, key=lambda key: (batches[key][0].data, batches[key][0].batch_size))
     if len(records) <= MOST_SHOWN:
-        return Shown(tuple(record for members in batches.values() for record in members))
-    keys = list(batches)
+        return Shown(tuple(record for key in keys for record in batches[key]))
     order = [keys[position] for position in np.random.default_rng(0).permutation(len(keys))]
     kept: set[str] = set()
     cards = 0
@@ -62,7 +63,7 @@ def choose(records: Sequence[TrialRecord]) -> Shown:
             break
         kept.add(key)
         cards += min(len(batches[key]), DRAWN_CARDS)
-    drawn = [record for key, members in batches.items() if key in kept for record in members[:DRAWN_CARDS]]
+    drawn = [record for key in keys if key in kept for record in batches[key][:DRAWN_CARDS]]
     extremes = [_extremes(records, attack) for attack in dict.fromkeys(record.attack for record in records)]
     pairs = [pair for pair in extremes if pair is not None]
     return Shown(tuple(drawn), tuple(high for high, _ in pairs), tuple(low for _, low in pairs), everything=False)

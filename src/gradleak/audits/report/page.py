@@ -294,8 +294,8 @@ def _layers(records: Sequence[TrialRecord]) -> list[Curves]:
         if svg:
             plot = Plot(
                 svg,
-                f"Distance of each layer's gradient against evaluations of {attack} on {model}, one line a trial",
-                "Relative distance of each weight’s gradient from the shared one, for the trials shown above.",
+                f"Distance of each layer's gradient against evaluations of {attack} on {model}, one line for each",
+                "Relative distance of each weight’s gradient from the shared one; medians over the trials shown above.",
             )
             legend = tuple((name, position) for position, name in enumerate(names, start=1))
             found.append(Curves(f"Layers, {attack} on {model}", (plot,), legend))

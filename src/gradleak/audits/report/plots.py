@@ -4,6 +4,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from gradleak.audits.report.axes import AxisLine
@@ -139,24 +140,32 @@ def axis_plot(lines: Sequence[tuple[AxisLine, int]], title: str, words: Sequence
 
 
 def layer_plot(records: Sequence[TrialRecord]) -> tuple[str, tuple[str, ...]]:
-    """Median over trials of each layer's relative distance, against evaluations; for trials of one attack and model.
+    """Each weight's relative distance against evaluations, for trials of one attack and model.
+
+    Trials look at their layers at up to eight moments of their own course; medians are over the first moments of all,
+    the second, and so on.
 
     Returns:
         SVG, and the names of the layers in the order of their colors.
     """
-    with_layers = [record for record in records if record.course.layers]
-    names = tuple(name for name in (with_layers[0].course.layers if with_layers else ()) if name.endswith("weight"))
+    looked = [record for record in records if record.course.layers]
+    names = tuple(name for name in (looked[0].course.layers if looked else ()) if name.endswith("weight"))
     names = names[: len(_SERIES)]
-    curves = [
-        Curve(
-            record.course.layer_evaluations,
-            _positive([row[record.course.layers.index(name)] for row in record.course.layer_distances]),
-            number,
-        )
-        for record in with_layers
-        for number, name in enumerate(names, start=1)
-        if name in record.course.layers
-    ]
+    moments = range(max((len(record.course.layer_evaluations) for record in looked), default=0))
+    curves: list[Curve] = []
+    for series, name in enumerate(names, start=1):
+        places: list[float] = []
+        distances: list[float] = []
+        for moment in moments:
+            there = [
+                record
+                for record in looked
+                if name in record.course.layers and moment < len(record.course.layer_evaluations)
+            ]
+            places.append(median(record.course.layer_evaluations[moment] for record in there))
+            rows = [record.course.layer_distances[moment][record.course.layers.index(name)] for record in there]
+            distances.append(median(rows))
+        curves.append(Curve(places, _positive(distances), series))
     return _svg(curves, Frame(y="distance of a layer's gradient", log_y=True)), names
 
 
