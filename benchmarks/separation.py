@@ -30,7 +30,8 @@ from torch import Tensor, nn
 
 import gradleak as gl
 from gradleak.attacks.closed_form.likely_separation import separate_likely
-from gradleak.attacks.closed_form.separation import HeadProblem, Separation
+from gradleak.attacks.closed_form.separation import Separation
+from gradleak.attacks.closed_form.separation_equations import HeadProblem
 from gradleak.attacks.labels import LabelCounts, recover_counts
 from gradleak.attacks.labels.dummies import dummy_variables
 from gradleak.zoo.data import Dataset, load

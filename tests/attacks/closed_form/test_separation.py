@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 import gradleak as gl
-from gradleak.attacks.closed_form.separation import HeadProblem, Separation, separate
+from gradleak.attacks.closed_form.separation import Separation, separate
+from gradleak.attacks.closed_form.separation_equations import HeadProblem
 from gradleak.zoo.models import lenet
 from tests.problems import images
 

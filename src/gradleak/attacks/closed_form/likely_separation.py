@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from gradleak.attacks.closed_form.separation import HeadProblem, Separation, separate
+from gradleak.attacks.closed_form.separation import Separation, separate
+from gradleak.attacks.closed_form.separation_equations import HeadProblem
 
 # Evaluations without halving the misfit after which a start is given up while other labels wait, one round after the
 # other. With the right labels the misfit falls much faster; with wrong ones it soon stands still, far above rounding.

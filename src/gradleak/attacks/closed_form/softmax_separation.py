@@ -12,7 +12,8 @@ from gradleak.attacks.closed_form.layers import Activation, Affine, Chain, read_
 from gradleak.attacks.closed_form.likely_separation import separate_likely
 from gradleak.attacks.closed_form.peeling import Front, Peeled, peel
 from gradleak.attacks.closed_form.pixels import PixelSearch, below_front, search_pixels
-from gradleak.attacks.closed_form.separation import HeadProblem, Separation, separate
+from gradleak.attacks.closed_form.separation import Separation, separate
+from gradleak.attacks.closed_form.separation_equations import HeadProblem
 from gradleak.attacks.closed_form.whitening import Whitening
 from gradleak.attacks.labels.counts import LabelCounts, NoCounts, recover_counts
 from gradleak.attacks.labels.dummies import dummy_variables

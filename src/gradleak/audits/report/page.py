@@ -1,14 +1,14 @@
 """What stands on the page: the template's data, section by section."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 from gradleak.audits.report import choosing, plots, wall, words
-from gradleak.audits.report.axes import axes_of
 from gradleak.audits.report.choosing import choose
+from gradleak.audits.report.curves import curves_of
 from gradleak.audits.store import (
     CLOSE_DB,
     RECOGNIZABLE_DB,
@@ -18,7 +18,6 @@ from gradleak.audits.store import (
     ImageLeak,
     Store,
     TrialRecord,
-    column_numbers,
     component_list,
     mapping,
     settings_of,
@@ -45,38 +44,6 @@ class Block:
     setting: str
     rows: tuple[tuple[Group, tuple[BaselineRow, ...]], ...]
     differences: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A picture of curves.
-
-    Attributes:
-        svg: markup of ours.
-        label: what it shows, for those who cannot see it.
-        caption: below it.
-    """
-
-    svg: str
-    label: str
-    caption: str
-
-
-@dataclass(frozen=True)
-class Curves:
-    """Plots that share a legend.
-
-    Attributes:
-        title: of the section.
-        plots: those that have something to draw.
-        legend: words and the number of their color.
-        note: a sentence; empty for none.
-    """
-
-    title: str
-    plots: tuple[Plot, ...]
-    legend: tuple[tuple[str, int], ...]
-    note: str = ""
 
 
 def render(store: Store, contents: Contents, *, brief: bool = False) -> str:
@@ -147,7 +114,7 @@ def _data(store: Store, contents: Contents, brief: bool) -> dict[str, Any]:
         "walls": walls,
         "filmed": cards[: choosing.MOST_STRIPS],
         "hero": _hero(store, worst, summary.worst),
-        "curves": [] if brief else _curves(contents, shown.drawn, colors),
+        "curves": [] if brief else curves_of(contents, shown.drawn, colors),
         "failures": [record for record in records if record.status == "error"][:LISTED],
         "listed": records if len(records) <= LISTED else _one_of_each(records),
         "records": records,
@@ -206,106 +173,6 @@ def _blocks(groups: Sequence[Group]) -> list[Block]:
         apart = [difference for member in members for difference in member.differences if difference.median > 0]
         blocks.append(Block(data, setting, tuple(rows), tuple(map(words.difference, apart))))
     return blocks
-
-
-def _curves(contents: Contents, shown: Sequence[TrialRecord], colors: Mapping[str, int]) -> list[Curves]:
-    """Every plot, from the whole audit to single trials."""
-    return [*_axes(contents, colors), *_shares(contents, colors), *_courses(shown, colors)]
-
-
-def _axes(contents: Contents, colors: Mapping[str, int]) -> list[Curves]:
-    """Leakage over every setting that was varied."""
-    found: list[Curves] = []
-    for axis in axes_of(contents.summary.groups):
-        lines = [(line, position % plots.series_count() + 1) for position, line in enumerate(axis.lines)]
-        if all(not line.setting for line in axis.lines):
-            lines = [(line, colors[line.attack]) for line in axis.lines]
-        shown = lines[: plots.series_count()]
-        legend = tuple((", ".join(filter(None, (line.attack, line.setting))), color) for line, color in shown)
-        svg = plots.axis_plot(shown, axis.title, axis.words, contents.declared.thresholds)
-        note = f"{len(lines) - len(shown)} more lines are in report.json." if len(lines) > len(shown) else ""
-        if svg:
-            caption = "Median over private images; the band is its 95 % interval over captured batches."
-            plot = Plot(svg, f"Median PSNR against {axis.title}, one line for each attack and setting", caption)
-            found.append(Curves(f"Leakage over {axis.title}", (plot,), legend, note))
-    return found
-
-
-def _shares(contents: Contents, colors: Mapping[str, int]) -> list[Curves]:
-    """How the PSNRs are distributed, for each data set."""
-    found: list[Curves] = []
-    by_data: dict[str, dict[str, list[float]]] = {}
-    chance: dict[str, list[float]] = {}
-    for record in contents.records:
-        by_data.setdefault(record.data, {}).setdefault(record.attack, []).extend(record.numbers("psnr"))
-        best = [baseline_best(record, row) for row in range(record.batch_size)]
-        chance.setdefault(record.data, []).extend(best)
-    for data, attacks in by_data.items():
-        lines: list[tuple[Sequence[float], int]] = [(psnr, colors[attack]) for attack, psnr in attacks.items()]
-        svg = plots.share_plot([(chance[data], 0), *lines], contents.declared.thresholds)
-        if svg and len(contents.records) > 1:
-            legend = (*((attack, colors[attack]) for attack in attacks), ("best answer without the update", 0))
-            plot = Plot(
-                svg,
-                f"Share of the private images of {data} that reach a PSNR, one line for each attack",
-                "How many private images came back at least this well; gray: the best answer without the update.",
-            )
-            found.append(Curves(f"Distribution, {data}", (plot,), legend))
-    return found
-
-
-def _courses(records: Sequence[TrialRecord], colors: Mapping[str, int]) -> list[Curves]:
-    """How the images came about, for each data set and batch size, and the layers of each attack."""
-    collected: dict[tuple[str, int], list[TrialRecord]] = {}
-    for record in records:
-        collected.setdefault((record.data, record.batch_size), []).append(record)
-    found: list[Curves] = []
-    for (data, batch), members in collected.items():
-        series = [colors[record.attack] for record in members]
-        candidates = (
-            Plot(
-                plots.psnr_plot(members, series, (RECOGNIZABLE_DB, CLOSE_DB)),
-                "PSNR of the best candidate against evaluations, one line for each private image",
-                "PSNR of the best candidate so far; the attacker cannot see this curve.",
-            ),
-            Plot(
-                plots.objective_plot(members, series),
-                "Objective against evaluations, one line for each trial",
-                "Objective: how far the candidate’s update is from the shared one.",
-            ),
-        )
-        kept = tuple(plot for plot in candidates if plot.svg)
-        if kept:
-            legend = tuple((name, colors[name]) for name in dict.fromkeys(record.attack for record in members))
-            found.append(Curves(data if batch == 1 else f"{data}, {batch} in a batch", kept, legend))
-    return [*found, *_layers(records)]
-
-
-def _layers(records: Sequence[TrialRecord]) -> list[Curves]:
-    """Layer by layer, for each attack and model."""
-    collected: dict[tuple[str, str], list[TrialRecord]] = {}
-    for record in records:
-        if record.course.layers:
-            model = str(mapping(record.spec.get("model")).get("name", "model"))
-            collected.setdefault((record.attack, model), []).append(record)
-    found: list[Curves] = []
-    for (attack, model), members in collected.items():
-        svg, names = plots.layer_plot(members)
-        if svg:
-            plot = Plot(
-                svg,
-                f"Distance of each layer's gradient against evaluations of {attack} on {model}, one line for each",
-                "Relative distance of each weight’s gradient from the shared one; medians over the trials shown above.",
-            )
-            legend = tuple((name, position) for position, name in enumerate(names, start=1))
-            found.append(Curves(f"Layers, {attack} on {model}", (plot,), legend))
-    return found
-
-
-def baseline_best(record: TrialRecord, row: int) -> float:
-    """The highest PSNR of an answer without any attack, for one private example; NaN if there is none."""
-    columns = [column_numbers(scores, "psnr", record.batch_size) for scores in record.baselines.values()]
-    return max((column[row] for column in columns if column[row] == column[row]), default=float("nan"))
 
 
 def _ledger(records: Sequence[TrialRecord]) -> list[tuple[str, list[tuple[str, bool, str]]]]:
