@@ -1,5 +1,6 @@
 """Worker processes on this machine, through the loky executor that joblib brings."""
 
+import gc
 import os
 import signal
 import threading
@@ -57,6 +58,7 @@ def _start_worker(coordinator: int) -> None:
     """Leave Ctrl-C to the coordinator, and do not outlive it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_watch, args=(coordinator,), daemon=True).start()
+    gc.freeze()  # loky collects garbage after calls, and what torch brings is looked through in vain: 30 ms each time
 
 
 def _watch(coordinator: int) -> None:
