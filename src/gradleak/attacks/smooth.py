@@ -11,6 +11,7 @@ from gradleak.attacks.inversion import Inversion
 from gradleak.attacks.objectives import normalized_squared_distance
 from gradleak.attacks.polish import polish
 from gradleak.attacks.protocol import Progress
+from gradleak.attacks.restoration import restored
 from gradleak.attacks.starts import Start, flat, grey, low_frequency
 from gradleak.optim import LevenbergMarquardt, Limits, WolfeLBFGS
 from gradleak.reconstructions import Reconstruction
@@ -61,6 +62,7 @@ class Staged:
     def __call__(self, observation: Observation, *, seed: int = 0, progress: Progress | None = None) -> Reconstruction:
         """Attack; see `Attack.__call__`."""
         began = time.perf_counter()
+        observation = restored(observation)
         best = self._round(observation, 0, self.max_evaluations, self.max_seconds)(
             observation, seed=seed, progress=progress
         )

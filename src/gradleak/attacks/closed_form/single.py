@@ -59,7 +59,8 @@ def target_row(observation: Observation, outputs: Tensor, residual: Tensor) -> T
     if observation.targets is not None:
         return observation.targets
     row = torch.softmax(outputs, dim=0) - residual
-    label = residual.argmin()[None]
+    # Where the network is so sure that rounding left no negative residual, the class is the one predicted.
+    label = (residual.argmin() if bool((residual < 0).any()) else outputs.argmax())[None]
     soft = observation.task.loss is soft_cross_entropy and float(row.min()) > -_HARD_TARGET
     if not soft or float(row.max()) > 1 - _HARD_TARGET:
         return label
