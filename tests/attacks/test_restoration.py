@@ -17,7 +17,7 @@ def confident(
     for precision in (dtype, torch.float64):
         model = mlp(12, (8,), 4, seed=0)
         with torch.no_grad():
-            model[-1].bias[2] = gain
+            list(model.parameters())[-1][2] = gain
         task = gl.Task(model.to(precision), gl.TabularSpace(12), num_classes=4)
         inputs = torch.rand((1, 12), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         observation, _ = gl.capture(task, inputs.to(precision), torch.tensor([2]), defenses=defenses)
