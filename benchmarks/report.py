@@ -18,11 +18,10 @@ import torch
 
 from gradleak.audits.records import Columns, Course, TrialRecord, record_id
 from gradleak.audits.store import Store
-from gradleak.audits.trial import TrialImages
+from gradleak.audits.trial import POINTS, TrialImages
 
 SIZES = (1, 2, 4, 8)
 ATTACKS = ("auto", "dlg")
-POINTS = 300
 
 
 def trial(number: int, generator: torch.Generator) -> tuple[TrialRecord, TrialImages]:

@@ -196,22 +196,22 @@ class Store:
         """
         if not self.lines.exists():
             return Contents(())
-        with clear_words(self.lines):
-            text = self.lines.read_bytes()
         records: dict[str, TrialRecord] = {}
         warnings: list[str] = []
-        lines = text.split(b"\n")
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = read_line(line.decode("utf-8", "replace"))
-            except BadInput as error:
-                if number < len(lines):
-                    raise BadInput(f"{self.lines}, line {number}: {problem}" for problem in error.problems) from error
-                warnings.append(_CUT_OFF.format(self.lines.name))
-            else:
-                records[record.id] = record
+        # Line by line: the text of a large audit is as large as its records.
+        with clear_words(self.lines), self.lines.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    record = read_line(line.decode("utf-8", "replace"))
+                except BadInput as error:
+                    if line.endswith(b"\n"):
+                        words = (f"{self.lines}, line {number}: {problem}" for problem in error.problems)
+                        raise BadInput(words) from error
+                    warnings.append(_CUT_OFF.format(self.lines.name))
+                else:
+                    records[record.id] = record
         return Contents(tuple(records.values()), tuple(warnings), read_declared(self.folder))
 
     def records(self) -> tuple[TrialRecord, ...]:

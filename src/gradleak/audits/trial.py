@@ -26,7 +26,7 @@ from gradleak.scoring.scores import clamp
 from gradleak.tasks import Task
 from gradleak.threat import Observation, ThreatModel
 
-POINTS = 300
+POINTS = 150
 """Largest number of points of a course that a record keeps."""
 
 

@@ -70,9 +70,9 @@ def audit(
     command = shlex.join(["gradleak", *sys.argv[1:]])
     with progress_lines() as notify:
         outcome = run_declared(declared, out, retry_errors=retry_errors, command=command, notify=notify)
-    report = _report(outcome, out)
-    planned = {trial.id for trial in declared.planned}
     contents = Store(out).contents()
+    report = _report(outcome, out, contents)
+    planned = {trial.id for trial in declared.planned}
     own = replace(contents, records=tuple(record for record in contents.records if record.id in planned))
     if junit is not None:
         write_whole(junit, junit_xml(declared.spec.name, own.limits, own.records, outcome.missing))
@@ -80,7 +80,7 @@ def audit(
     _leave(outcome, own.limits)
 
 
-def _report(outcome: "AuditOutcome", out: Path) -> Path | None:
+def _report(outcome: "AuditOutcome", out: Path, contents: Contents) -> Path | None:
     """Write the report of what is there.
 
     Returns:
@@ -90,7 +90,7 @@ def _report(outcome: "AuditOutcome", out: Path) -> Path | None:
         BadInput: when a run that came to its end has no report.
     """
     try:
-        return write_report(out)
+        return write_report(out, contents)
     except BadInput as error:
         if not outcome.stopped:
             raise

@@ -25,8 +25,8 @@ def report(
     store = Store.open(folder, create=False)
     if export is not None:
         store.export(export)
-    path = write_report(folder)
     contents = store.contents()
+    path = write_report(folder, contents)
     for warning in contents.warnings:
         errors.print(warning, soft_wrap=True)
     if as_json:

@@ -96,7 +96,8 @@ def _data(store: Store, contents: Contents, brief: bool) -> dict[str, Any]:
     cards = [card for _, _, members in walls for card in members]
     for card in cards:
         store.picture(card.record)
-    worst = next((record for record in records if summary.worst and record.id == summary.worst.trial), None)
+    leak = summary.worst
+    worst = None if leak is None else next((record for record in records if record.id == leak.trial), None)
     return {
         "folder": contents.declared.name or store.folder.resolve().name,
         "warnings": contents.warnings,
@@ -113,7 +114,7 @@ def _data(store: Store, contents: Contents, brief: bool) -> dict[str, Any]:
         "colors": colors,
         "walls": walls,
         "filmed": cards[: choosing.MOST_STRIPS],
-        "hero": _hero(store, worst, summary.worst),
+        "hero": _hero(store, worst, leak),
         "curves": [] if brief else curves_of(contents, shown.drawn, colors),
         "failures": [record for record in records if record.status == "error"][:LISTED],
         "listed": records if len(records) <= LISTED else _one_of_each(records),
