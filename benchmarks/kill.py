@@ -116,7 +116,7 @@ def killed_again_and_again(spec: Path, out: Path, kills: int, seed: int) -> None
         patience = generator.integers(1, 5) if generator.random() < 0.8 else 0
         while process.poll() is None and lines(out) < before + patience:
             time.sleep(0.01)
-        time.sleep(float(generator.uniform(0, 1 if patience else 6)))
+        time.sleep(float(generator.uniform(0, 0.1 if patience else 3)))
         if process.poll() is not None:
             break  # finished before all kills
         own = workers(process.pid)
