@@ -145,22 +145,25 @@ def search_pixels(
     plan = schedule if schedule is not None else PixelSearch()
     began, used = time.perf_counter(), 0
     full = (start.shape[-2], start.shape[-1])
-    images, misfit = start, 1.0
+    images, misfit, preparing = start, 1.0, 0.0
     stages = [(share, plan.weights[0], plan.coarse_steps) for share in plan.coarse]
     stages += [(1.0, weight, steps) for weight, steps in zip(plan.weights, plan.steps, strict=True)]
     for share, weight, steps in stages:
         seconds = None if max_seconds is None else max_seconds - (time.perf_counter() - began)
         evaluations = None if max_evaluations is None else max_evaluations - used
-        if (seconds is not None and seconds <= 0) or (evaluations is not None and evaluations <= 0):
+        # A stage is prepared without a look at the clock, in about the time that the last one took.
+        if (seconds is not None and seconds <= preparing) or (evaluations is not None and evaluations <= 0):
             break
+        asked = time.perf_counter()
         size = (max(1, round(full[0] * share)), max(1, round(full[1] * share)))
         small = images if share == 1.0 else adaptive_avg_pool2d(images, size)
         objective = objectives(images, 1.0 / misfit)
+        preparing = time.perf_counter() - asked
         minimum = minimize(
             value_and_gradient(_energy(objective, small.shape, full, weight, plan.chroma)),
             small.reshape(1, -1),
             optimizer=WolfeLBFGS(steps=steps),
-            budget=Budget(evaluations=evaluations, seconds=seconds),
+            budget=Budget(evaluations=evaluations, seconds=None if seconds is None else seconds - preparing),
             box=(torch.full_like(small.flatten(), bounds[0]), torch.full_like(small.flatten(), bounds[1])),
         )
         used += minimum.evaluations

@@ -28,6 +28,8 @@ _EXCHANGE_STARTS = 2
 _TYPICAL_INPUTS = 256
 # Of the seconds, what the features may take; without any left for the pixels they would be in vain.
 _FEATURE_SHARE = 0.5
+# Of the seconds: what may be gone when the search for the pixels begins, whose preparation looks at no clock.
+_PIXEL_SHARE = 0.6
 # Features whose error exceeds this share of their spread do not determine what lies below them.
 _ROUGH = 3e-3
 
@@ -75,10 +77,13 @@ class SoftmaxSeparation:
         space = observation.task.space
         if not isinstance(space, ImageSpace):
             return not_applicable(self.name, observation, f"{message}; {peeled.obstacle}, and rows have no prior")
+        if time.perf_counter() - began > _PIXEL_SHARE * seconds:
+            return not_applicable(self.name, observation, f"{message}; too little time is left for the pixels")
         grey = torch.full((len(labels), *space.shape), sum(space.bounds) / 2)
+        objectives = Whitening(chain, gradient, peeled.front, grey, precision=precision)
         spent = time.perf_counter() - began
         result = search_pixels(
-            Whitening(chain, gradient, peeled.front, grey, precision=precision),
+            objectives,
             grey,
             space.bounds,
             schedule=self.schedule if peeled.counts else self.rough_schedule,
