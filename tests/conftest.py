@@ -5,12 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 
 def pytest_configure() -> None:
     # The workers share the cores; with torch's default each would start a thread per core, and all would crawl.
     # A fixed count also fixes the order of sums, on which "same seed, same bits" depends.
     torch.set_num_threads(1)
+    # Machines of continuous integration are busy: how long an example takes says nothing about the code.
+    settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,13 @@
 """Which examples a batch gets."""
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gradleak.audits.drawing import REFERENCE, Draw, reference_positions
 
 
 @given(st.integers(2, 30), st.integers(1, 6), st.integers(1, 5), st.integers(0, 40), st.booleans())
-@settings(deadline=None)
 def test_a_batch_has_its_size_and_no_example_twice(
     count: int, size: int, classes: int, batch: int, distinct: bool
 ) -> None:

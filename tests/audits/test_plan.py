@@ -125,7 +125,7 @@ def test_what_changes_the_outcome_changes_every_id(override: str) -> None:
 
 
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 3))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_more_trials_only_add_some(fewer: int, more: int, seed: int) -> None:
     fewer, more = min(fewer, more), max(fewer, more)
     assert ids(SMALL, f"trials={more}", f"seed={seed}")[:fewer] == ids(SMALL, f"trials={fewer}", f"seed={seed}")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
@@ -206,8 +206,6 @@ def test_one_entry_is_a_list_of_one_and_a_word_is_a_name() -> None:
     assert read_spec({**OK, "defense": [None, "none", []][0]}).defense == ((),)
 
 
-# The first draw loads tables of Unicode, which may take seconds on a busy machine.
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(["trials", "seed", "model", "attack", "run", "limit", "data", "x"]),
