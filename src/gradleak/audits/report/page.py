@@ -110,7 +110,7 @@ def _data(store: Store, contents: Contents, brief: bool) -> dict[str, Any]:
         "close": CLOSE_DB,
         "recognizable": RECOGNIZABLE_DB,
         "ledger": _ledger(records),
-        "blocks": _blocks(summary.groups),
+        "blocks": _blocks(summary.groups, colors),
         "colors": colors,
         "walls": walls,
         "filmed": cards[: choosing.MOST_STRIPS],
@@ -158,13 +158,14 @@ def _hero(store: Store, record: TrialRecord | None, worst: ImageLeak | None) -> 
     return pairs[worst.row] if worst.row < len(pairs) else None
 
 
-def _blocks(groups: Sequence[Group]) -> list[Block]:
+def _blocks(groups: Sequence[Group], colors: Mapping[str, int]) -> list[Block]:
     collected: dict[tuple[str, ...], list[Group]] = {}
     for group in groups:
         key = (group.data, str(group.batch_size), group.client, group.defenses, group.threat)
         collected.setdefault(key, []).append(group)
     blocks: list[Block] = []
-    for (data, batch, client, defenses, _), members in collected.items():
+    for (data, batch, client, defenses, _), found in collected.items():
+        members = sorted(found, key=lambda group: colors[group.attack])  # alike in every block
         setting = f"{batch} image{'' if batch == '1' else 's'} in a batch, client {client}, {defenses or 'no defense'}"
         shared = all(member.baselines == members[0].baselines for member in members)
         rows = [
