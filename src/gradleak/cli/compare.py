@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from gradleak.audits.compare import Change, Comparison, compare
 from gradleak.audits.store import Store
@@ -40,7 +40,8 @@ def _show(found: Comparison, before: Path, after: Path) -> None:
     own, other = (_WORDS[level] for level in found.levels)
     console.print(f"[bold]Verdict: {own if own == other else f'{own} -> {other}'}[/bold]")
     if found.changes:
-        console.print(_table(found.changes))
+        for change in found.changes:
+            _print_change(change)
         console.print("Change: median over the private examples that both attacked, with its 95 % interval.")
     else:
         console.print("The two have no setting in common.")
@@ -51,25 +52,18 @@ def _show(found: Comparison, before: Path, after: Path) -> None:
         console.print(f"{name}: {escape(', '.join(one))} -> {escape(', '.join(two))}", soft_wrap=True)
 
 
-def _table(changes: tuple[Change, ...]) -> Table:
-    table = Table(box=None, padding=(0, 1, 0, 0))
-    table.add_column("setting", overflow="fold")
-    for heading in ("median dB", "worst dB", "change", "interval", "batches"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for change in changes:
-        moved = "identical" if change.identical else _signed(change.median)
-        interval = "" if math.isnan(change.low) else f"{_signed(change.low)}..{_signed(change.high)}"
-        style = {"more": "red", "less": "green", "same": ""}[change.direction]
-        table.add_row(
-            escape(_title(change.before)),
-            f"{_db(change.before.psnr.median)} -> {_db(change.after.psnr.median)}",
-            f"{_db(change.before.psnr.worst)} -> {_db(change.after.psnr.worst)}",
-            moved,
-            interval,
-            str(change.captures),
-            style=style,
-        )
-    return table
+def _print_change(change: Change) -> None:
+    """One setting: its name, and below it what moved; narrow terminals show it as well."""
+    style = {"more": "red", "less": "green", "same": ""}[change.direction]
+    moved = "identical" if change.identical else f"{_signed(change.median)} dB"
+    interval = (
+        "" if change.identical or math.isnan(change.low) else f" ({_signed(change.low)} to {_signed(change.high)})"
+    )
+    before, after = change.before.psnr, change.after.psnr
+    console.print(Text(_title(change.before), style="bold"), soft_wrap=True)
+    console.print(f"  median   {_db(before.median)} -> {_db(after.median)} dB")
+    console.print(f"  worst    {_db(before.worst)} -> {_db(after.worst)} dB")
+    console.print(Text(f"  change   {moved}{interval}, {change.captures} captured batches", style=style))
 
 
 def _title(group: Group) -> str:
