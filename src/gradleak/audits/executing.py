@@ -91,7 +91,7 @@ def execute(
     Returns:
         The record, and the images if it came that far.
     """
-    with _torch_threads(threads):
+    with torch_threads(threads):
         try:
             trial = build(spec)
             record, images = run_trial(trial, command=command)
@@ -157,7 +157,15 @@ def _text(text: str) -> str:
 
 
 @contextmanager
-def _torch_threads(count: int) -> Generator[None]:
+def torch_threads(count: int) -> Generator[None]:
+    """Compute on this many threads, then on as many as before.
+
+    Args:
+        count: at least 1.
+
+    Yields:
+        Nothing.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -9,6 +9,7 @@ from typing import Annotated, cast, get_args
 import torch
 import typer
 
+from gradleak.audits import executing
 from gradleak.cli.factories import load_model
 from gradleak.clients import Gradient
 from gradleak.clients.stateless import DropoutChoice, Mode
@@ -129,12 +130,8 @@ def torch_threads(count: int) -> Generator[None, None, None]:
         Nothing.
     """
     refuse([f"--threads: expected at least 1, got {count}; give 1 or more"] if count < 1 else [])
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
+    with executing.torch_threads(count):
         yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def numbers(option: str, text: str | None, kind: type, problems: list[str]) -> tuple[float, ...] | None:
