@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from gradleak.clients import Client, Gradient
+from gradleak.clients import ChecksBatch, Client, DrawsOrder, Gradient
+from gradleak.clients.settings import sent_state
 from gradleak.defenses import Defense
 from gradleak.errors import refuse
 from gradleak.seeds import stage_generator
 from gradleak.tasks import InputSpace, Task
 from gradleak.threat import Observation, ThreatModel
-from gradleak.updates import Update
+from gradleak.updates import Update, parted
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,22 +63,33 @@ def capture(
     client = client if client is not None else Gradient()
     threat = threat if threat is not None else ThreatModel()
     problems = task.space.problems(inputs) + task.target_problems(targets, len(inputs)) + client.problems(task)
+    if not problems and isinstance(client, ChecksBatch):
+        problems += client.batch_problems(len(inputs))
     for defense in defenses:
         problems += defense.problems()
     refuse(problems)
 
     state = task.state()
-    step = client.bind(task, state, stage_generator(seed, "client"))
-    tensors = step(task.encode(inputs), task.target_probabilities(targets))
+    # The order of local batches is drawn first, so that it can be given to an attacker who is allowed to know it.
+    acting = client
+    if isinstance(client, DrawsOrder):
+        acting = client.with_order(len(inputs), stage_generator(seed, "client/order"))
+    state = sent_state(client, state)
+    step = acting.bind(task, state, stage_generator(seed, "client"))
+    tensors, buffers = parted(step(task.encode(inputs), task.target_probabilities(targets)), state.parameters)
     for position, defense in enumerate(defenses):
         tensors = defense.apply(tensors, client.kind, stage_generator(seed, f"defense/{position}"))
-    update = Update({name: tensor.detach().clone() for name, tensor in tensors.items()}, client.kind)
+    update = Update(
+        {name: tensor.detach().clone() for name, tensor in tensors.items()},
+        client.kind,
+        {name: buffer.detach().clone() for name, buffer in buffers.items()},
+    )
     observation = Observation(
         task,
         state,
         update,
         threat,
-        client=client if threat.client_known else None,
+        client=(acting if threat.order_known else client) if threat.client_known else None,
         defenses=tuple(defenses) if threat.defense_known else None,
         batch_size=len(inputs) if threat.batch_size_known else None,
         targets=targets.detach().clone() if threat.labels_known else None,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -25,14 +25,25 @@ def to_plain(component: object) -> dict[str, Any]:
 
     >>> from gradleak.clients import Gradient
     >>> to_plain(Gradient(mode="train"))
-    {'name': 'Gradient', 'mode': 'train', 'dropout': None, 'dropout_seed': 0}
+    {'name': 'Gradient', 'mode': 'train', 'dropout': None, ...}
     """
     name = type(component).__name__
     if not is_dataclass(component):
         raise BadInput(
             [f"{name}: expected a dataclass, got {type(component)}; decorate it with @dataclass(frozen=True)"]
         )
-    return {"name": name, **{field.name: getattr(component, field.name) for field in fields(component)}}
+    return {"name": name, **{field.name: _setting(getattr(component, field.name)) for field in fields(component)}}
+
+
+def _setting(value: object) -> object:
+    """A setting as plain data; components within it are described in turn."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return to_plain(value)
+    if isinstance(value, tuple | list):
+        entries = cast("Sequence[object]", value)
+        if any(is_dataclass(entry) for entry in entries):
+            return [_setting(entry) for entry in entries]
+    return value
 
 
 def from_plain(where: str, plain: object, choices: Sequence[type[T]]) -> T:
@@ -55,6 +66,7 @@ def from_plain(where: str, plain: object, choices: Sequence[type[T]]) -> T:
         raise BadInput([f"{where}: expected a name among {', '.join(names)}, got {got!r}; see gradleak list"])
     choice = names[str(plain["name"])]
     settings = {str(key): value for key, value in plain.items() if key != "name"}
+    settings = {key: _nested(f"{where}.{key}", value, choices) for key, value in settings.items()}
     known = [field.name for field in fields(choice)]  # pyright: ignore[reportArgumentType]  # choices are dataclasses
     problems = [
         f"{where}.{key}: expected one of {', '.join(known) or 'no settings'}, got this unknown name; remove it"
@@ -72,3 +84,13 @@ def from_plain(where: str, plain: object, choices: Sequence[type[T]]) -> T:
     if problems:
         raise BadInput(problems)
     return component
+
+
+def _nested(where: str, value: object, choices: Sequence[type[T]]) -> object:
+    """A setting in which plain data that name a component have become that component."""
+    if isinstance(value, Mapping) and "name" in value:
+        return from_plain(where, value, choices)
+    if isinstance(value, list):
+        entries = cast("list[object]", value)
+        return [_nested(f"{where}.{position}", entry, choices) for position, entry in enumerate(entries)]
+    return value

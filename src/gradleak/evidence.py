@@ -17,14 +17,15 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gradleak.clients import CLIENTS, Client
+from gradleak.clients import CLIENTS, ChecksBatch, Client
+from gradleak.clients.settings import sent_state
 from gradleak.components import from_plain, to_plain
 from gradleak.defenses import DEFENSES, Defense
 from gradleak.errors import BadInput, refuse
 from gradleak.tasks import ImageSpace, InputSpace, TabularSpace, Task
 from gradleak.tensorfiles import read_safetensors
 from gradleak.threat import Observation, ThreatModel
-from gradleak.updates import Update, UpdateKind, update_problems
+from gradleak.updates import Update, UpdateKind, buffer_problems, parted, update_problems
 
 FORMAT_VERSION = 1
 _KEY = "gradleak"
@@ -45,6 +46,7 @@ class _Facts(BaseModel):
     targets: list[int] | list[list[float]] | None
     space: dict[str, object]
     num_classes: int
+    buffers: list[str] = []
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,14 +85,18 @@ class Evidence:
         Raises:
             BadInput: when tensors, targets, batch size or client do not fit the task; every problem is listed.
         """
-        state = task.state()
+        state = sent_state(self.client, task.state())
         problems = update_problems(self.update.tensors, state.parameters)
+        problems += buffer_problems(self.update.buffers, state.constants)
         if self.batch_size is not None and self.batch_size < 1:
             problems.append(f"batch size: expected at least 1, got {self.batch_size}; correct the file or --batch-size")
         if self.targets is not None:
             problems += task.target_problems(self.targets, self.batch_size or len(self.targets))
         if self.client is not None:
-            problems += self.client.problems(task)
+            faults = self.client.problems(task)
+            if not faults and self.batch_size is not None and isinstance(self.client, ChecksBatch):
+                faults = self.client.batch_problems(self.batch_size)
+            problems += faults
             if self.client.kind != self.update.kind:
                 problems.append(
                     f"update kind: expected {self.client.kind!r}, which this client sends, got {self.update.kind!r}; "
@@ -131,8 +137,10 @@ def save_update(path: str | Path, observation: Observation) -> None:
         targets=None if observation.targets is None else observation.targets.tolist(),
         space=to_plain(observation.task.space),
         num_classes=observation.task.num_classes,
+        buffers=list(observation.update.buffers),
     )
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in observation.update.tensors.items()}
+    shared = {**observation.update.tensors, **observation.update.buffers}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in shared.items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         save_file(tensors, temporary, metadata={_KEY: facts.model_dump_json()})
@@ -176,8 +184,11 @@ def load_update(path: str | Path, *, kind: UpdateKind | None = None) -> Evidence
             f"got {json.dumps(fault['input'], default=str)[:80]}; write the file with gradleak's save_update"
             for fault in error.errors()
         ) from error
+    missing = [name for name in facts.buffers if name not in tensors]
+    refuse(f"{path}: expected the buffer {name} that its metadata name, got none; write it again" for name in missing)
+    shared, buffers = parted(tensors, {name: tensor for name, tensor in tensors.items() if name not in facts.buffers})
     return Evidence(
-        update=Update(tensors, kind or facts.kind),
+        update=Update(shared, kind or facts.kind, buffers),
         threat=from_plain(f"{path}: threat", {"name": "ThreatModel", **facts.threat}, (ThreatModel,)),
         client=None if facts.client is None else from_plain(f"{path}: client", facts.client, CLIENTS),
         defenses=None

@@ -7,7 +7,7 @@ from torch import Tensor
 from gradleak.clients import Client, Gradient, Simulate
 from gradleak.defenses import Defense
 from gradleak.tasks import ModelState, Task
-from gradleak.updates import Update
+from gradleak.updates import Update, parted
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,15 @@ class ThreatModel:
         batch_size_known: the number of examples.
         client_known: the client's settings (mode, learning rate, steps, ...).
         defense_known: the defenses and their settings, but never their random draws.
+        order_known: the random order in which a client with local steps went through its examples; only together with
+            the client's settings.
     """
 
     labels_known: bool = False
     batch_size_known: bool = True
     client_known: bool = True
     defense_known: bool = True
+    order_known: bool = False
 
     def describe(self) -> str:
         """One line for tables.
@@ -40,6 +43,8 @@ class ThreatModel:
             "batch size": self.batch_size_known,
             "client": self.client_known,
             "defense": self.defense_known,
+            # Most clients have no order, so only its gift is worth a word.
+            **({"batch order": True} if self.order_known else {}),
         }
         given = ", ".join(fact for fact, known in facts.items() if known) or "nothing"
         withheld = ", ".join(fact for fact, known in facts.items() if not known) or "nothing"
@@ -81,16 +86,20 @@ def simulator(observation: Observation) -> Simulate:
         observation: what the attacker holds.
 
     Returns:
-        A pure function of variable and target probabilities, see `Client.bind`.
+        A pure function of variable and target probabilities, see `Client.bind`; buffers that the client sends come
+        after the update's tensors.
     """
     client = observation.client if observation.client is not None else Gradient(dropout="off")
     step = client.bind(observation.task, observation.state)
     defenses = observation.defenses or ()
 
     def simulate(variable: Tensor, target_probabilities: Tensor) -> dict[str, Tensor]:
-        tensors = step(variable, target_probabilities)
+        sent = step(variable, target_probabilities)
+        if not defenses:
+            return sent
+        tensors, buffers = parted(sent, observation.state.parameters)
         for defense in defenses:
             tensors = defense.apply(tensors, client.kind, None)
-        return tensors
+        return {**tensors, **buffers}
 
     return simulate

@@ -1,7 +1,7 @@
 """The update that a client shares; its sign and scale are fixed here and nowhere else."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -25,10 +25,13 @@ class Update:
     Attributes:
         tensors: one real tensor for each trained parameter, by name, of that parameter's shape.
         kind: `"gradient"` or `"delta"`.
+        buffers: BatchNorm's running statistics and counters after the client's step, by name; empty if the client did
+            not send them.
     """
 
     tensors: Mapping[str, Tensor]
     kind: UpdateKind = "gradient"
+    buffers: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def in_gradient_direction(self) -> dict[str, Tensor]:
         """The tensors with the sign of a gradient; a delta keeps its unknown positive scale."""
@@ -43,6 +46,37 @@ class Update:
     def is_empty(self) -> bool:
         """Whether every entry is zero, so that the update says nothing about any batch."""
         return not any(bool(tensor.any()) for tensor in self.tensors.values())
+
+
+def parted(sent: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What a client sent, parted into the update's tensors and the buffers.
+
+    Args:
+        sent: by name, as `Client.bind` gives it.
+        parameters: the trained parameters that are sent, by name.
+
+    Returns:
+        The tensors in the order of the parameters, and the rest.
+    """
+    return {name: sent[name] for name in parameters}, {
+        name: tensor for name, tensor in sent.items() if name not in parameters
+    }
+
+
+def buffer_problems(buffers: Mapping[str, Tensor], constants: Mapping[str, Tensor]) -> list[str]:
+    """Everything that keeps tensors from being buffers of a model with these constants, one line each."""
+    problems: list[str] = []
+    for name, tensor in buffers.items():
+        if name not in constants:
+            problems.append(f"buffer[{name}]: expected only buffers of the model, got this extra name; remove it")
+        elif tensor.shape != constants[name].shape:
+            problems.append(
+                f"buffer[{name}]: expected shape {list(constants[name].shape)}, got {list(tensor.shape)}; "
+                "check that the update belongs to this model"
+            )
+        elif not bool(torch.isfinite(tensor).all()):
+            problems.append(f"buffer[{name}]: expected finite values, got NaN or infinity; find the overflow")
+    return problems
 
 
 def update_problems(tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> list[str]:

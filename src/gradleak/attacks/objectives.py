@@ -47,7 +47,8 @@ def cosine_distance(simulated: Mapping[str, Tensor], observed: Mapping[str, Tens
     Returns:
         A scalar in [0, 2].
     """
-    return _half_squared_chord(simulated, observed, _squared_norm(simulated).sqrt(), _squared_norm(observed).sqrt())
+    compared = {name: simulated[name] for name in observed}
+    return _half_squared_chord(compared, observed, _squared_norm(compared).sqrt(), _squared_norm(observed).sqrt())
 
 
 def layer_cosine_distance(simulated: Mapping[str, Tensor], observed: Mapping[str, Tensor]) -> Tensor:

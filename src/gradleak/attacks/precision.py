@@ -35,5 +35,9 @@ def in_precision(observation: Observation, dtype: torch.dtype) -> Observation:
             {name: converted(value) for name, value in state.parameters.items()},
             {name: converted(value) for name, value in state.constants.items()},
         ),
-        update=Update({name: converted(value) for name, value in update.tensors.items()}, update.kind),
+        update=Update(
+            {name: converted(value) for name, value in update.tensors.items()},
+            update.kind,
+            {name: converted(value) for name, value in update.buffers.items()},
+        ),
     )

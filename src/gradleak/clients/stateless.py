@@ -1,17 +1,22 @@
 """A private copy of a model in a chosen mode, safe under function transforms."""
 
 import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import replace_all_batch_norm_modules_
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]  # the only common base class
 from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]  # the only common base class
 
 from gradleak.seeds import stage_generator
 
 Mode = Literal["eval", "train"]
-DropoutChoice = Literal["off", "fixed_mask"]
+DropoutChoice = Literal["off", "fixed_mask", "random"]
+
+MASK = "mask"
+"""Name of the buffer through which a dropout layer of a copy receives its masks."""
 
 
 class FixedMask(nn.Module):
@@ -34,6 +39,24 @@ class FixedMask(nn.Module):
         return inputs * kept.to(inputs.device, inputs.dtype) / (1 - self.probability)
 
 
+class GivenMask(nn.Module):
+    """Dropout whose masks are an argument: a buffer that `functional_call` replaces, 1 (no dropout) until then.
+
+    A mask has one entry for each entry of what enters, 0 where it is dropped and `1 / (1 - probability)` elsewhere.
+    """
+
+    mask: Tensor
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+        self.register_buffer(MASK, torch.ones(()), persistent=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The inputs times their masks."""
+        return inputs * self.mask.to(inputs.dtype)
+
+
 def dropout_layers(model: nn.Module) -> list[str]:
     """Names of the modules that draw dropout masks in training mode."""
     names: list[str] = []
@@ -44,29 +67,98 @@ def dropout_layers(model: nn.Module) -> list[str]:
     return names
 
 
-def stateless_copy(model: nn.Module, *, mode: Mode, dropout: DropoutChoice | None, dropout_seed: int) -> nn.Module:
-    """A copy of the model for `functional_call`, which never updates buffers and draws no random numbers.
+def hidden_dropout_layers(model: nn.Module) -> list[str]:
+    """Those of them that draw their masks internally, as attention and recurrent modules do."""
+    modules = dict(model.named_modules())
+    return [
+        name for name in dropout_layers(model) if isinstance(getattr(modules.get(name, model), "dropout", None), float)
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class StatelessCopy:
+    """A copy of a model for `functional_call`, which never updates buffers and draws no random numbers.
+
+    Attributes:
+        module: the copy; its own parameter values are not meant to be used.
+        entered: what entered each BatchNorm layer with running statistics in the last forward pass, by layer name; the
+            passes of a layer that is used several times in order. Only filled in training mode.
+    """
+
+    module: nn.Module
+    entered: dict[str, list[Tensor]] = field(default_factory=dict[str, list[Tensor]])
+
+    def running_statistics(self, buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The buffers after the last forward pass, as the layers themselves would have updated them.
+
+        Args:
+            buffers: their values before it, by name.
+
+        Returns:
+            Running means and (unbiased) variances, differentiable, and the counters of BatchNorm layers, by name.
+        """
+        updated: dict[str, Tensor] = {}
+        for name, passes in self.entered.items():
+            prefix = f"{name}." if name else ""
+            layer = self.module.get_submodule(name)
+            momentum = getattr(layer, "momentum", None)
+            mean, variance = buffers[f"{prefix}running_mean"], buffers[f"{prefix}running_var"]
+            counter = buffers.get(f"{prefix}num_batches_tracked")
+            for entering in passes:
+                channels = entering.transpose(0, 1).flatten(1).to(mean.dtype)
+                counter = None if counter is None else counter + 1
+                # Without a momentum the layer keeps the plain mean over all batches.
+                share = momentum if momentum is not None else 1 / (1 if counter is None else counter)
+                mean = (1 - share) * mean + share * channels.mean(dim=1)
+                variance = (1 - share) * variance + share * channels.var(dim=1, correction=1)
+            updated[f"{prefix}running_mean"], updated[f"{prefix}running_var"] = mean, variance
+            if counter is not None:
+                updated[f"{prefix}num_batches_tracked"] = counter
+        return updated
+
+
+def stateless_copy(
+    model: nn.Module, *, mode: Mode, dropout: DropoutChoice | None, dropout_seed: int = 0
+) -> StatelessCopy:
+    """Copy a model for `functional_call`.
 
     Args:
         model: the user's model; left as it is.
         mode: `"eval"` normalizes with running statistics, `"train"` with those of the batch (biased variance,
             as the module itself does), without updating the running ones.
-        dropout: `"off"` removes dropout, `"fixed_mask"` draws each layer's mask from `dropout_seed`.
+        dropout: `"off"` removes dropout, `"fixed_mask"` draws each layer's mask from `dropout_seed`, `"random"` leaves
+            the masks to the caller, see `GivenMask`.
         dropout_seed: seed of the fixed masks.
 
     Returns:
-        The copy; its own parameter values are not meant to be used.
+        The copy.
     """
-    module = copy.deepcopy(model).train(mode == "train")
+    copied = StatelessCopy(copy.deepcopy(model).train(mode == "train"))
     if mode == "train":
-        replace_all_batch_norm_modules_(module)
+        for name, layer in copied.module.named_modules():
+            if isinstance(layer, _BatchNorm) and layer.track_running_stats and layer.running_mean is not None:
+                layer.register_forward_pre_hook(_recorder(copied.entered, name))
+                # The layer must not write into the buffers that it is given.
+                layer.track_running_stats = False
+                layer.running_mean = layer.running_var = layer.num_batches_tracked = None
+    module = copied.module
     for name in dropout_layers(module):
         layer = module.get_submodule(name) if name in dict(module.named_modules()) else module
         if isinstance(layer, _DropoutNd):
-            new = FixedMask(layer.p, dropout_seed, name) if dropout == "fixed_mask" else nn.Identity()
+            new = _dropout(layer.p, dropout, dropout_seed, name)
             if layer is module:
-                return new
+                return StatelessCopy(new)
             module.set_submodule(name, new)
         else:  # attention and recurrent modules hold a rate instead of a layer
             setattr(layer, "dropout", 0.0)  # noqa: B010  # a rate, where the stubs expect a submodule
-    return module
+    return copied
+
+
+def _dropout(probability: float, choice: DropoutChoice | None, seed: int, name: str) -> nn.Module:
+    if choice == "fixed_mask":
+        return FixedMask(probability, seed, name)
+    return GivenMask(probability) if choice == "random" else nn.Identity()
+
+
+def _recorder(entered: dict[str, list[Tensor]], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    return lambda _layer, inputs: entered.setdefault(name, []).append(inputs[0])

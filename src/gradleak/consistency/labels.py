@@ -96,7 +96,7 @@ def _features_and_outputs(task: Task, setting: Setting, head: Head) -> tuple[Ten
         mode=getattr(client, "mode", "eval"),
         dropout=getattr(client, "dropout", None) or "off",
         dropout_seed=getattr(client, "dropout_seed", 0),
-    )
+    ).module
     kept: list[Tensor] = []
     layer = module.get_submodule(head.weight.rpartition(".")[0])
     layer.register_forward_hook(lambda _layer, inputs, _output: kept.append(inputs[0]))

@@ -78,7 +78,9 @@ def stopped_model(observation: Observation, client: Gradient) -> StoppedModel:
         A model that leaves the observation's own alone.
     """
     task, state = observation.task, observation.state
-    module = stateless_copy(task.model, mode=client.mode, dropout=client.dropout, dropout_seed=client.dropout_seed)
+    module = stateless_copy(
+        task.model, mode=client.mode, dropout=client.dropout, dropout_seed=client.dropout_seed
+    ).module
     known = {name for name, _ in module.named_parameters()} | {name for name, _ in module.named_buffers()}
     values = {name: value for name, value in {**state.parameters, **state.constants}.items() if name in known}
     return StoppedModel(task, module, values)

@@ -92,7 +92,7 @@ def responses(observation: Observation, head: Head, variables: Tensor, batch_siz
     """
     task, state = observation.task, observation.state
     mode = client_mode(observation)
-    module = stateless_copy(task.model, mode=mode, dropout="off", dropout_seed=0)
+    module = stateless_copy(task.model, mode=mode, dropout="off").module
     layer = module.get_submodule(head.weight.rpartition(".")[0])
     received: list[Tensor] = []
 

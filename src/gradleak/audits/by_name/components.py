@@ -41,8 +41,38 @@ def attack_named(name: str, settings: Mapping[str, object]) -> Attack:
 
 
 def client_named(name: str, settings: Mapping[str, object]) -> Client:
-    """A client by the name of its class; arguments and errors as for `attack_named`."""
+    """A client by the name of its class; arguments and errors as for `attack_named`.
+
+    A setting `clients` is a list of clients, each a name or a mapping with `name` and settings.
+
+    Returns:
+        The client.
+    """
+    members = settings.get("clients")
+    if isinstance(members, Sequence) and not isinstance(members, str):
+        settings = {**settings, "clients": tuple(map(_member, cast("Sequence[object]", members)))}
     return _component("clients", name, settings, CLIENTS, ("problems", "bind"))
+
+
+def _member(entry: object) -> object:
+    """A client within another one.
+
+    Returns:
+        The client; what cannot be one as it is, for its owner to refuse.
+
+    Raises:
+        BadSettings: when it has no name, or cannot be made.
+    """
+    if isinstance(entry, str):
+        return client_named(entry, {})
+    if not isinstance(entry, Mapping):
+        return entry
+    plain = {str(key): value for key, value in cast("Mapping[object, object]", entry).items()}
+    settings = plain.pop("settings", {})
+    name = plain.pop("name", None)
+    if not isinstance(name, str):
+        raise BadSettings("clients", [Fault(("clients",), f"expected a name in each client, got {entry}; add one")])
+    return client_named(name, {**plain, **(cast("dict[str, object]", settings) if settings else {})})
 
 
 def defense_named(name: str, settings: Mapping[str, object]) -> Defense:

@@ -1,0 +1,99 @@
+"""Differentially private SGD: clipped per-example gradients with Gaussian noise."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from gradleak.clients.protocol import Simulate
+from gradleak.clients.settings import StepSettings
+from gradleak.clients.step import bound_step
+from gradleak.tasks import ModelState, Task
+from gradleak.updates import UpdateKind
+
+# As opacus, which adds this to the norm before it divides.
+_NORM_SLACK = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPSGD(StepSettings):
+    """One noisy step of DP-SGD (Abadi et al. 2016, algorithm 1), as opacus makes it.
+
+    `1/B (sum_n min(1, clip / ||g_n||) g_n + N(0, (noise_multiplier clip)^2))` with g_n the gradient of example n. The
+    noise is the client's private randomness: an attacker simulates the rest.
+
+    Args:
+        clip: largest norm of an example's gradient, over all parameters; above 0.
+        noise_multiplier: standard deviation of the noise in units of `clip`; 0 for none.
+        sampling_rate: probability with which an example takes part in a step, in (0, 1]; for `epsilon` only: the
+            private batch is what was drawn.
+        expected_batch_size: B; None for the number of private examples.
+    """
+
+    clip: float
+    noise_multiplier: float = 0.0
+    sampling_rate: float = 1.0
+    expected_batch_size: int | None = None
+
+    @property
+    def kind(self) -> UpdateKind:
+        """A gradient."""
+        return "gradient"
+
+    def problems(self, task: Task) -> list[str]:
+        """Settings outside their range, and models whose examples influence each other."""
+        problems = super().problems(task)
+        if not 0 < self.clip < float("inf"):
+            problems.append(f"client.clip: expected a finite number above 0, got {self.clip}; give the clipping norm")
+        if not 0 <= self.noise_multiplier < float("inf"):
+            problems.append(f"client.noise_multiplier: expected at least 0, got {self.noise_multiplier}; 0 is none")
+        if not 0 < self.sampling_rate <= 1:
+            problems.append(f"client.sampling_rate: expected a number in (0, 1], got {self.sampling_rate}; correct it")
+        if self.expected_batch_size is not None and self.expected_batch_size < 1:
+            problems.append(
+                f"client.expected_batch_size: expected at least 1, got {self.expected_batch_size}; "
+                "None is the number of private examples"
+            )
+        if self.mode == "train" and any(
+            isinstance(layer, torch.nn.modules.batchnorm._BatchNorm)  # pyright: ignore[reportPrivateUsage]
+            for layer in task.model.modules()
+        ):
+            problems.append(
+                "client.mode: expected 'eval' with BatchNorm, whose batch statistics would mix the examples that "
+                "DP-SGD keeps apart, got 'train'; use 'eval' or replace BatchNorm by GroupNorm"
+            )
+        if self.micro_batch is not None:
+            problems.append("client.micro_batch: expected none, since every example passes alone; leave it out")
+        return problems
+
+    def bind(self, task: Task, state: ModelState, generator: torch.Generator | None = None) -> Simulate:
+        """Copy the model once; see `Client.bind`. The generator draws the noise and the masks of random dropout."""
+        settings = replace(self, send_buffers=False)
+        step = bound_step(settings, task, state, all_trained=False)
+        private = None if generator is None else int(torch.randint(2**31, (), generator=generator))
+
+        def one(variable: Tensor, targets: Tensor, masks: dict[str, Tensor]) -> dict[str, Tensor]:
+            alone = {name: mask[None] for name, mask in masks.items()}
+            gradients = step(
+                step.parameters, step.buffers, variable[None], targets[None], alone, constant_weights=True
+            ).gradients
+            squares = torch.stack([gradient.square().sum() for gradient in gradients.values()]).sum()
+            norm = torch.where(squares > 0, torch.where(squares > 0, squares, 1).sqrt(), 0)
+            factor = (self.clip / (norm + _NORM_SLACK)).clamp(max=1.0)
+            return {name: factor * gradient for name, gradient in gradients.items()}
+
+        each: Callable[..., dict[str, Tensor]] = torch.vmap(one)
+
+        def simulate(variable: Tensor, target_probabilities: Tensor) -> dict[str, Tensor]:
+            noise = None if private is None else torch.Generator().manual_seed(private)
+            masks = step.draw_masks(variable, noise)
+            count = self.expected_batch_size or len(variable)
+            sums = {name: rows.sum(dim=0) for name, rows in each(variable, target_probabilities, masks).items()}
+            if noise is not None and self.noise_multiplier:
+                for name, tensor in sums.items():
+                    drawn = torch.randn(tensor.shape, generator=noise, dtype=tensor.dtype).to(tensor.device)
+                    sums[name] = tensor + self.noise_multiplier * self.clip * drawn
+            return {name: tensor / count for name, tensor in sums.items()}
+
+        return simulate
