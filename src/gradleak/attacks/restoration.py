@@ -13,7 +13,6 @@ from torch import Tensor
 from gradleak.attacks.head import find_head
 from gradleak.attacks.labels.loss_form import find_loss_form
 from gradleak.threat import Observation
-from gradleak.updates import Update
 
 # Rounding of 1 - p is this much larger than that of the other rows before it matters.
 _WORTHWHILE = 1e-3
@@ -66,4 +65,4 @@ def restored(observation: Observation) -> Observation:
         tensor[label] = 0
         tensor[label] = -tensor.double().sum(dim=0).to(tensor.dtype)
         tensors[name] = tensor
-    return replace(observation, update=Update(tensors, update.kind))
+    return replace(observation, update=replace(update, tensors=tensors))
