@@ -9,7 +9,7 @@ from typing import Annotated, cast, get_args
 import torch
 import typer
 
-from gradleak.audits import executing
+from gradleak import threads
 from gradleak.cli.factories import load_model
 from gradleak.clients import Gradient
 from gradleak.clients.stateless import DropoutChoice, Mode
@@ -130,7 +130,7 @@ def torch_threads(count: int) -> Generator[None, None, None]:
         Nothing.
     """
     refuse([f"--threads: expected at least 1, got {count}; give 1 or more"] if count < 1 else [])
-    with executing.torch_threads(count):
+    with threads.torch_threads(count):
         yield
 
 
