@@ -19,6 +19,7 @@ from gradleak.audits.records import plain
 from gradleak.audits.spec import DataSpec, ModelSpec
 from gradleak.errors import BadInput
 from gradleak.tasks import InputSpace, Task
+from gradleak.training.checkpoints import find_checkpoint
 from gradleak.zoo.data import Dataset
 
 
@@ -122,6 +123,9 @@ def prepare_model(entry: ModelSpec, data: PreparedData, seed: int) -> PreparedMo
         description["settings"] = entry.settings
     if entry.weights is not None:
         description["weights"] = entry.weights
+        checkpoint = find_checkpoint(entry.weights)
+        if checkpoint is not None:
+            description["trained"] = checkpoint.facts()
     stage = network_stage(0) if redraw else "network"
     built = description if entry.weights is not None else {**description, "seed": drawn_seed(seed, stage)}
     num_classes = dataset.num_classes

@@ -79,17 +79,33 @@ class Component(Part):
         return {"name": self.name, **self.settings}
 
 
+class Trained(Part):
+    """A model that is trained before the audit.
+
+    Attributes:
+        spec: of the training: a YAML file, or a name of `gradleak list trainings`.
+        at: fractions of training, among its checkpoints; each is a model of the axis.
+        overrides: `path=value` each, in place of values of that spec.
+    """
+
+    spec: str
+    at: Axis[Annotated[float, Field(ge=0, le=1)]] = (1.0,)
+    overrides: Annotated[tuple[str, ...], BeforeValidator(_as_limits)] = ()
+
+
 class ModelSpec(Part):
     """A model.
 
     Attributes:
         name: of the zoo or a plugin, or `package.module:factory`.
         settings: keyword arguments of the factory.
-        weights: a `.safetensors` file with the parameters and buffers.
+        weights: a `.safetensors` file with the parameters and buffers. All else can be left out for a checkpoint of
+            `gradleak train`.
         stage: how far it is trained, in words, for tables and curves.
         redraw: a new network for each captured batch; None for: if it is of the zoo and has no weights.
         mean: subtracted from images, one for each channel or one for all.
         std: divided by after that.
+        trained: train it first, in place of all else; a spec that was read has the checkpoints as `weights` instead.
     """
 
     name: str
@@ -99,6 +115,7 @@ class ModelSpec(Part):
     redraw: bool | None = None
     mean: Axis[float] = (0.0,)
     std: Axis[float] = (1.0,)
+    trained: Trained | None = None
 
     _named = model_validator(mode="before")(staticmethod(by_name))
 
