@@ -9,9 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from gradleak.audits.by_name.spaces import space_for
 from gradleak.audits.faults import expected_words
 from gradleak.audits.files import write_whole
 from gradleak.errors import BadInput
+from gradleak.tasks import InputSpace
 from gradleak.tensorfiles import read_safetensors
 
 KEY = "gradleak"
@@ -105,6 +107,10 @@ class Checkpoint(_Facts):
     train: QualityFacts
     test: QualityFacts
     spec: dict[str, Any]
+
+    def input_space(self) -> InputSpace:
+        """What the model takes."""
+        return space_for(self.space.shape, self.space.mean, self.space.std)
 
     def facts(self) -> dict[str, Any]:
         """What an audit says about the model under attack, as plain data."""
