@@ -50,7 +50,7 @@ def fill_models(raw: dict[str, Any], out: Path | None) -> tuple[list[Fault], lis
     network in their place, by which everything but the weights can be checked and planned.
 
     Args:
-        raw: a spec as plain data; its models are changed.
+        raw: a spec as plain data; its models are changed if nothing is wrong with them.
         out: the folder of the audit, where trainings are.
 
     Returns:
@@ -78,10 +78,8 @@ def fill_models(raw: dict[str, Any], out: Path | None) -> tuple[list[Fault], lis
             filled_entry, found = _filled(plain)
             filled.append(filled_entry)
         faults += [fault.under(*place) for fault in found]
-    if isinstance(given, list) or len(filled) != 1:
-        raw["model"] = filled
-    elif "model" in raw:
-        raw["model"] = filled[0]
+    if "model" in raw and not faults:  # otherwise faults must still find their places
+        raw["model"] = filled if isinstance(given, list) or len(filled) != 1 else filled[0]
     return faults, list(trainings.values())
 
 

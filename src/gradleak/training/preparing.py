@@ -103,6 +103,11 @@ def _data(key: str, seed: int) -> Dataset:
     return dataset_named(entry.name, entry.settings, size=entry.size, only=entry.only, classes=entry.classes, seed=seed)
 
 
+def forget() -> None:
+    """Drop the data that are kept, for a process in which files may have changed since."""
+    _data.cache_clear()
+
+
 def data_digest(data: Dataset) -> str:
     """16 hexadecimal digits of SHA-256 of all inputs and targets."""
     digest = hashlib.sha256(data.inputs.contiguous().numpy().tobytes())
