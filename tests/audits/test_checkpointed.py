@@ -83,11 +83,22 @@ def test_weights_without_facts_need_a_name(trained: Path, tmp_path: Path) -> Non
     assert "got nothing there" in missing[0]
 
 
-def test_a_checkpoint_that_does_not_fit_the_data_names_its_tensors(trained: Path) -> None:
+def test_data_of_another_shape_than_the_checkpoint_was_trained_on_are_refused(trained: Path) -> None:
     weights = str(trained / "stage-1.0.safetensors")
     found = problems({**AUDIT, "model": weights, "data": {"name": "digits", "size": 12}})
-    assert any("'linear1.weight'" in problem or "weight" in problem for problem in found)
-    assert any("expected shape [16, 144], got [16, 64]" in problem for problem in found)
+    assert len(found) == 1
+    assert "expected data with inputs of shape [1, 8, 8]" in found[0]
+    assert "got [1, 12, 12] of 'digits'; add size: 8 to data" in found[0]
+
+
+def test_a_checkpoint_that_does_not_fit_its_model_names_its_tensors(trained: Path, tmp_path: Path) -> None:
+    facts = read_checkpoint(trained / "stage-1.0.safetensors").model_dump(mode="json")
+    facts["model"]["settings"] = {"hidden": [17, 9]}
+    path = tmp_path / "other.safetensors"
+    save_file(load_file(trained / "stage-1.0.safetensors"), path, metadata={"gradleak": json.dumps(facts)})
+    found = "\n".join(problems({**AUDIT, "model": str(path)}))
+    assert "expected shape [17, 64], got [16, 64]" in found
+    assert "expected a tensor 'linear2.weight' of shape [9, 17], got none" in found
 
 
 def test_stages_make_a_curve_with_accuracies_in_records_and_report(trained: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from gradleak.audits.records import plain
 from gradleak.audits.spec import DataSpec, ModelSpec
 from gradleak.errors import BadInput
 from gradleak.tasks import InputSpace, Task
-from gradleak.training.checkpoints import find_checkpoint
+from gradleak.training.checkpoints import Checkpoint, find_checkpoint
 from gradleak.zoo.data import Dataset
 
 
@@ -125,6 +125,7 @@ def prepare_model(entry: ModelSpec, data: PreparedData, seed: int) -> PreparedMo
         description["weights"] = entry.weights
         checkpoint = find_checkpoint(entry.weights)
         if checkpoint is not None:
+            _refuse_other_shape(checkpoint, dataset)
             description["trained"] = checkpoint.facts()
     stage = network_stage(0) if redraw else "network"
     built = description if entry.weights is not None else {**description, "seed": drawn_seed(seed, stage)}
@@ -196,6 +197,17 @@ def count_outputs(model: nn.Module, space: InputSpace) -> int | None:
 def client_description(name: str, client: object) -> dict[str, Any]:
     """A client or a defense as JSON holds it."""
     return plain(described(name, client), name)
+
+
+def _refuse_other_shape(checkpoint: Checkpoint, dataset: Dataset) -> None:
+    if checkpoint.space.shape == dataset.input_shape:
+        return
+    side = checkpoint.space.shape[-1]
+    text = (
+        f"expected data with inputs of shape {list(checkpoint.space.shape)}, on which the checkpoint was trained, got "
+        f"{list(dataset.input_shape)} of {dataset.name!r}; add size: {side} to data, or use other weights"
+    )
+    raise BadSettings("models", [Fault(("weights",), text)])
 
 
 def _enough(outputs: int, dataset: Dataset) -> int:

@@ -8,11 +8,11 @@ from gradleak.threads import torch_threads
 from gradleak.training.preparing import Prepared
 from gradleak.training.spec import TrainSpec
 from gradleak.training.splitting import split_among_clients
-from gradleak.training.steps import Examples, batches_of, normalized, sgd, step
+from gradleak.training.steps import MOST_EVALUATED, Examples, batches_of, normalized, sgd, step
 
 TIMED_STEPS = 3
-LOOKS = 1.1
-"""Looks at the accuracy take about a tenth of the time of the steps."""
+FORWARD = 1 / 3
+"""What looking at an example takes of the time of training on it."""
 
 
 def estimate_seconds(spec: TrainSpec, prepared: Prepared, model: nn.Module) -> float:
@@ -35,7 +35,14 @@ def estimate_seconds(spec: TrainSpec, prepared: Prepared, model: nn.Module) -> f
         for number in range(TIMED_STEPS):
             step(model, own, 0.0, batch, spec.augmentation, spec.seed, f"estimate/{number}")
         seconds = (time.perf_counter() - began) / TIMED_STEPS
-    return LOOKS * seconds * _steps(spec, prepared)
+    looked_at = min(MOST_EVALUATED, len(prepared.train)) + len(prepared.test)
+    looks = FORWARD * _looks(spec, prepared) * looked_at / len(batch.targets)
+    return seconds * (_steps(spec, prepared) + looks)
+
+
+def _looks(spec: TrainSpec, prepared: Prepared) -> float:
+    per_look = 1 if spec.federated is not None else batches_of(len(prepared.train), spec.batch_size)
+    return len(prepared.stages) + max(stage.unit for stage in prepared.stages) / per_look
 
 
 def _steps(spec: TrainSpec, prepared: Prepared) -> float:

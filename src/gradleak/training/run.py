@@ -31,10 +31,7 @@ from gradleak.training.places import RESUME, History, Place, keep_spec, read_pla
 from gradleak.training.preparing import Prepared, data_digest, new_model, prepare
 from gradleak.training.spec import TrainSpec
 from gradleak.training.stages import Stage
-from gradleak.training.steps import Examples, normalized, quality
-
-MOST_EVALUATED = 2000
-"""Training examples, drawn at random once, on which loss and accuracy are measured; of test examples, all."""
+from gradleak.training.steps import MOST_EVALUATED, Examples, normalized, quality
 
 Status = Literal["finished", "interrupted", "diverged"]
 

@@ -12,6 +12,9 @@ from gradleak.seeds import stage_generator, torch_seed
 from gradleak.tasks import ImageSpace, InputSpace
 from gradleak.training.spec import Augmentation, Optimizer
 
+MOST_EVALUATED = 2000
+"""Training examples, drawn at random once, on which loss and accuracy are measured; of test examples, all."""
+
 EVALUATED_AT_ONCE = 500
 """Examples of one forward pass without gradients."""
 
