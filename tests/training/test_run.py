@@ -222,3 +222,17 @@ def test_two_trainings_do_not_share_a_folder(tmp_path: Path) -> None:
 def test_shipped_digits_reach_the_promised_accuracy(tmp_path: Path) -> None:
     outcome = gl.train("digits", out=tmp_path, overrides=["epochs=3"])
     assert outcome.row["test_accuracy"] > 0.9
+
+
+def test_a_model_trains_in_its_own_precision(tmp_path: Path) -> None:
+    outcome = gl.train({**SINGLE, "model": "tests.training.tiny:double"}, out=tmp_path)
+    assert outcome.row["test_accuracy"] > 0.8
+    assert {tensor.dtype for tensor in load_file(outcome.checkpoints[-1]).values()} == {torch.float64}
+
+
+def test_a_model_whose_code_changed_does_not_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = {**SINGLE, "model": "tests.training.tiny:changing"}
+    gl.train(spec, out=tmp_path, notify=stop_at(5))
+    monkeypatch.setattr("tests.training.tiny.WIDTH", [13])
+    with pytest.raises(gl.BadInput, match=r"expected the state of this model, got: .*size mismatch"):
+        gl.train(spec, out=tmp_path)

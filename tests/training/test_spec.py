@@ -77,6 +77,19 @@ def test_all_mistakes_come_at_once_with_their_lines(tmp_path: Path) -> None:
             {"test": "photographs"},
             ["spec test.name: expected inputs of shape [1, 8, 8]", "spec test.name: expected the"],
         ),
+        (
+            {"model": "tests.training.tiny:normalized", "batch_size": 1},
+            ["spec model: expected a model that trains on batches of 1, got Expected more than 1 value per channel"],
+        ),
+        (
+            {
+                "model": "tests.training.tiny:normalized",
+                "epochs": None,
+                "rounds": 10,
+                "federated": {"clients": 900, "split": "dirichlet", "alpha": 0.01},
+            },
+            ["spec model: expected a model that trains on batches of 1, got Expected more than 1 value per channel"],
+        ),
         ({"checkpoints": [0, 0.001]}, ["spec checkpoints: expected fractions of at least one of 46 steps"]),
         ({"model": {"name": "mlp", "mean": [0.1, 0.2]}}, ["spec model.mean: expected 1 or 1 values, got 2"]),
         (

@@ -36,6 +36,22 @@ def normalized() -> nn.Module:
         )
 
 
+def double() -> nn.Module:
+    """A network in double precision."""
+    with torch_seed(3):
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).double()
+
+
+WIDTH = [12]
+"""Of `changing`, to change its code."""
+
+
+def changing() -> nn.Module:
+    """A network that a test makes wider."""
+    with torch_seed(3):
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, WIDTH[0]), nn.Tanh(), nn.Linear(WIDTH[0], 10))
+
+
 def files(folder: Path) -> dict[str, bytes]:
     """What a training leaves behind, by name."""
     names = [*sorted(path.name for path in folder.glob("stage-*.safetensors")), "history.jsonl"]

@@ -8,7 +8,7 @@ from gradleak.threads import torch_threads
 from gradleak.training.preparing import Prepared
 from gradleak.training.spec import TrainSpec
 from gradleak.training.splitting import split_among_clients
-from gradleak.training.steps import MOST_EVALUATED, Examples, batches_of, normalized, sgd, step
+from gradleak.training.steps import MOST_EVALUATED, batches_of, examples_for, sgd, step
 
 TIMED_STEPS = 3
 FORWARD = 1 / 3
@@ -27,7 +27,7 @@ def estimate_seconds(spec: TrainSpec, prepared: Prepared, model: nn.Module) -> f
         An estimate, good to within a factor of two on a quiet machine.
     """
     chosen = prepared.train.subset(prepared.train.indices(min(spec.batch_size, len(prepared.train)), seed=0))
-    batch = Examples(normalized(chosen.inputs, prepared.space), chosen.targets)
+    batch = examples_for(model, chosen.inputs, chosen.targets, prepared.space)
     own = sgd(model.train(), spec.optimizer)
     with torch_threads(spec.threads):
         step(model, own, 0.0, batch, spec.augmentation, spec.seed, "estimate")  # the first one sets memory up

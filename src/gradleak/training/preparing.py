@@ -17,8 +17,9 @@ from gradleak.audits.faults import Fault, faults_of
 from gradleak.errors import BadInput
 from gradleak.tasks import InputSpace, Task
 from gradleak.training.spec import DEFAULT_HELD_OUT, TrainedModel, TrainingData, TrainSpec
+from gradleak.training.splitting import split_among_clients
 from gradleak.training.stages import Stage, stages_of
-from gradleak.training.steps import batches_of
+from gradleak.training.steps import batches_of, examples_for, sgd, step
 from gradleak.zoo.data import Dataset
 
 IMAGE_RANK = 3
@@ -214,8 +215,27 @@ def _whole_faults(spec: TrainSpec) -> list[Fault]:
     space = _attempt(("model",), found, lambda: space_for(train.input_shape, spec.model.mean, spec.model.std))
     if space is not None:
         prepared = Prepared(train, train, space, (), 1)
-        _attempt(("model",), found, lambda: new_model(spec, prepared))
+        model = _attempt(("model",), found, lambda: new_model(spec, prepared))
+        found += [] if model is None or found else _step_faults(spec, prepared, model)
     return found
+
+
+def _step_faults(spec: TrainSpec, prepared: Prepared, model: nn.Module) -> list[Fault]:
+    """Try one step on a model that is then dropped: what works in evaluation mode may not train."""
+    data = prepared.train
+    size = min(spec.batch_size, len(data))
+    if spec.federated is not None:  # whoever has least may have a single example
+        size = min(size, *map(len, split_among_clients(data.targets, spec.federated, spec.seed)))
+    batch = examples_for(model, data.inputs[:size], data.targets[:size], prepared.space)
+    try:
+        step(model.train(), sgd(model, spec.optimizer), 0.0, batch, spec.augmentation, spec.seed, "trial")
+    # The model may be foreign code, and any exception of it means the same to the user: it does not train.
+    except Exception as error:  # noqa: BLE001
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        text = f"expected a model that trains on batches of {size}, got {reason}; change batch_size, "
+        text += "the model, or the clients and their split" if spec.federated is not None else "or the model"
+        return [Fault(("model",), text)]
+    return []
 
 
 def _parsed(part: type[P], entry: object) -> P | None:

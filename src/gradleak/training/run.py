@@ -12,7 +12,7 @@ import torch
 from gradleak.audits.files import clear_words, remove_parts
 from gradleak.audits.interrupts import Interrupts
 from gradleak.audits.lock import exclusive
-from gradleak.errors import refuse
+from gradleak.errors import BadInput, refuse
 from gradleak.seeds import stage_generator
 from gradleak.tasks import ImageSpace
 from gradleak.threads import torch_threads
@@ -31,7 +31,7 @@ from gradleak.training.places import RESUME, History, Place, keep_spec, read_pla
 from gradleak.training.preparing import Prepared, data_digest, new_model, prepare
 from gradleak.training.spec import TrainSpec
 from gradleak.training.stages import Stage
-from gradleak.training.steps import MOST_EVALUATED, Examples, normalized, quality
+from gradleak.training.steps import MOST_EVALUATED, examples_for, quality
 
 Status = Literal["finished", "interrupted", "diverged"]
 
@@ -130,11 +130,12 @@ class _Run:
         if not missing:
             return self._outcome("finished", "Everything was trained before.")
         train, test = self.prepared.train, self.prepared.test
-        examples = Examples(normalized(train.inputs, self.prepared.space), train.targets)
-        self.test = Examples(normalized(test.inputs, self.prepared.space), test.targets)
+        model = new_model(self.spec, self.prepared)
+        examples = examples_for(model, train.inputs, train.targets, self.prepared.space)
+        self.test = examples_for(model, test.inputs, test.targets, self.prepared.space)
         drawn = torch.randperm(len(train), generator=stage_generator(self.spec.seed, "training/evaluated"))
         self.train = examples.at(drawn[:MOST_EVALUATED])
-        course = course_of(self.spec, new_model(self.spec, self.prepared), examples)
+        course = course_of(self.spec, model, examples)
         self._go_on(course, missing)
         self.first = course.unit
         try:
@@ -149,12 +150,25 @@ class _Run:
         return self._outcome("finished", f"Trained {course.unit} of {course.total} {course.word}s.")
 
     def _go_on(self, course: Course, missing: list[Stage]) -> None:
-        """Take up the place where the last run ended, unless a stage before it is missing."""
+        """Take up the place where the last run ended, unless a stage before it is missing.
+
+        Raises:
+            BadInput: when the place is of another model or other data.
+        """
         place = read_place(self.folder)
         if place is None or any(stage.unit < place.unit for stage in missing):
             return
         self._refuse_other_data(place.data, RESUME)
-        course.go_on(place.unit, place.tensors)
+        try:
+            course.go_on(place.unit, place.tensors)
+        except RuntimeError as error:  # torch's word for tensors of another model
+            problem = " ".join(str(error).split())[:200]
+            raise BadInput(
+                [
+                    f"{self.folder / RESUME}: expected the state of this model, got: {problem}; undo the change of its "
+                    "code, or choose another folder"
+                ]
+            ) from None
         self._tell(course, note=f"Going on after {course.word} {course.unit} of {course.total}.")
 
     def _units(self, course: Course, interrupts: Interrupts) -> str:

@@ -51,6 +51,12 @@ class Quality:
     examples: int
 
 
+def examples_for(model: nn.Module, inputs: Tensor, targets: Tensor, space: InputSpace) -> Examples:
+    """Inputs and targets as a model receives them, in its own precision."""
+    trained = next(parameter for parameter in model.parameters() if parameter.requires_grad)
+    return Examples(normalized(inputs, space).to(trained.dtype), targets)
+
+
 def normalized(inputs: Tensor, space: InputSpace) -> Tensor:
     """Inputs `[n, ...]` as the model receives them."""
     if not isinstance(space, ImageSpace):
