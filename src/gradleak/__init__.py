@@ -13,6 +13,7 @@ from gradleak.updates import Update
 
 if TYPE_CHECKING:
     from gradleak.audits.audit import audit
+    from gradleak.training.train import train
 
 __version__ = "0.1.0"
 
@@ -34,13 +35,19 @@ __all__ = [
     "clients",
     "defenses",
     "score",
+    "train",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    # Audits bring pydantic models, stores and pictures, which an import of the package alone should not pay for.
+    # Audits and trainings bring pydantic models, stores and pictures, which an import of the package alone should not
+    # pay for.
     if name == "audit":
         from gradleak.audits.audit import audit
 
         return audit
+    if name == "train":
+        from gradleak.training.train import train
+
+        return train
     raise AttributeError(f"module 'gradleak' has no attribute {name!r}")

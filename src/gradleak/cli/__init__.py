@@ -15,6 +15,7 @@ from gradleak.cli.compare import compare_folders
 from gradleak.cli.demo import demo
 from gradleak.cli.listing import listing
 from gradleak.cli.report import report
+from gradleak.cli.train import train
 from gradleak.errors import BadInput
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(audit)
+app.command()(train)
 app.command()(attack)
 app.command()(check)
 app.command("list")(listing)

@@ -9,19 +9,25 @@ from typing import Annotated, cast, get_args
 import torch
 import typer
 
-from gradleak.audits import executing
-from gradleak.cli.factories import load_model
+from gradleak import threads
+from gradleak.cli.factories import checkpointed_model, load_model
 from gradleak.clients import Gradient
 from gradleak.clients.stateless import DropoutChoice, Mode
 from gradleak.errors import BadInput, refuse
 from gradleak.evidence import Evidence, load_update
 from gradleak.tasks import ImageSpace, InputSpace, TabularSpace, Task
 from gradleak.threat import ThreatModel
+from gradleak.training.checkpoints import Checkpoint, find_checkpoint
 from gradleak.updates import UpdateKind
 
 UpdateFile = Annotated[Path, typer.Argument(metavar="UPDATE.safetensors", help="The update, as save_update writes it.")]
 ModelName = Annotated[
-    str, typer.Option("--model", help="package.module:factory (called without arguments), or a name of list models.")
+    str | None,
+    typer.Option(
+        "--model",
+        help="package.module:factory (called without arguments), or a name of list models. "
+        "Left out with a checkpoint of gradleak train as --weights.",
+    ),
 ]
 WeightsFile = Annotated[Path | None, typer.Option(help="Weights from before the client's step, .safetensors.")]
 ModelSeed = Annotated[int, typer.Option(help="Seed of the weights of a model of the zoo, without --weights.")]
@@ -43,7 +49,7 @@ class Words:
 
     Attributes:
         update: the file with the update.
-        model: `package.module:factory`, or the name of a model of the zoo.
+        model: `package.module:factory`, or the name of a model of the zoo; None for what the checkpoint says.
         weights: the file with the model's weights.
         model_seed: seed of a zoo model's weights.
         input_shape: numbers separated by commas.
@@ -58,7 +64,7 @@ class Words:
     """
 
     update: Path
-    model: str
+    model: str | None = None
     weights: Path | None = None
     model_seed: int = 0
     input_shape: str | None = None
@@ -103,8 +109,12 @@ def load(words: Words) -> tuple[Evidence, Task]:
     refuse(problems)
     evidence = load_update(words.update, kind=cast(UpdateKind | None, words.kind))
     evidence = _with_client(_with_facts(evidence, words, labels), words)
-    space = _space(evidence.space, shape, mean, std)
+    checkpoint = _checkpoint(words)
+    stored = evidence.space if evidence.space is not None or checkpoint is None else checkpoint.input_space()
+    space = _space(stored, shape, mean, std)
     num_classes = words.num_classes if words.num_classes is not None else evidence.num_classes
+    if num_classes is None and checkpoint is not None:
+        num_classes = checkpoint.num_classes
     if num_classes is None:
         problems.append("number of classes: expected one, got none in the file; add --num-classes")
     if space is None:
@@ -112,8 +122,31 @@ def load(words: Words) -> tuple[Evidence, Task]:
     refuse(problems)
     assert space is not None  # both are refused above; said again for the type checker
     assert num_classes is not None
-    model = load_model(words.model, words.weights, words.model_seed, space, num_classes)
+    if words.model is not None:
+        model = load_model(words.model, words.weights, words.model_seed, space, num_classes)
+    else:
+        assert checkpoint is not None  # refused by `_checkpoint`; said again for the type checker
+        assert words.weights is not None
+        model = checkpointed_model(checkpoint, words.weights, space, num_classes)
     return evidence, Task(model, space, num_classes)
+
+
+def _checkpoint(words: Words) -> Checkpoint | None:
+    """What the weights say about themselves, if they are a checkpoint.
+
+    Returns:
+        The facts; None for weights without any, or no weights.
+
+    Raises:
+        BadInput: when there is neither a model nor a checkpoint, or the file cannot be read.
+    """
+    found = None if words.weights is None else find_checkpoint(words.weights)
+    if words.model is None and found is None:
+        got = "none" if words.weights is None else f"none, and in {words.weights} tensors alone"
+        raise BadInput(
+            [f"--model: expected a model, got {got}; add it, or a checkpoint of gradleak train as --weights"]
+        )
+    return found
 
 
 @contextmanager
@@ -130,7 +163,7 @@ def torch_threads(count: int) -> Generator[None, None, None]:
         Nothing.
     """
     refuse([f"--threads: expected at least 1, got {count}; give 1 or more"] if count < 1 else [])
-    with executing.torch_threads(count):
+    with threads.torch_threads(count):
         yield
 
 
