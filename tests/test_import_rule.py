@@ -54,6 +54,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "consistency": frozenset(
         {"errors", "seeds", "tasks", "updates", "clients", "defenses", "threat", "captures", "evidence", "attacks"}
     ),
+    "inspection": frozenset({"errors", "seeds", "tasks", "updates", "clients", "threat", "attacks"}),
     "audits.report": frozenset({"errors", "audits.store"}),  # reports read the store and nothing else
 }
 MAY_IMPORT_EVERYTHING = frozenset({"audits.store", "audits", "adapters", "bench", "cli", "__main__", PUBLIC_NAMES})

@@ -1,4 +1,4 @@
-"""From the words on the command line to a task and an update; shared by `attack` and `check`."""
+"""From the words on the command line to a task and an update; shared by `attack`, `check` and `inspect`."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -103,7 +103,7 @@ def load(words: Words) -> tuple[Evidence, Task]:
     refuse(problems)
     evidence = load_update(words.update, kind=cast(UpdateKind | None, words.kind))
     evidence = _with_client(_with_facts(evidence, words, labels), words)
-    space = _space(evidence.space, shape, mean, std)
+    space = input_space(evidence.space, shape, mean, std)
     num_classes = words.num_classes if words.num_classes is not None else evidence.num_classes
     if num_classes is None:
         problems.append("number of classes: expected one, got none in the file; add --num-classes")
@@ -183,7 +183,7 @@ def _with_client(evidence: Evidence, words: Words) -> Evidence:
     return replace(evidence, client=client, threat=threat)
 
 
-def _space(
+def input_space(
     stored: InputSpace | None,
     shape: tuple[float, ...] | None,
     mean: tuple[float, ...] | None,
