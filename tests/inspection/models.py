@@ -9,7 +9,6 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 import gradleak as gl
-from gradleak.zoo.models.building import seeded
 from tests.problems import images
 
 SPACE = gl.ImageSpace((3, 16, 16))
@@ -46,10 +45,14 @@ class Tokens(nn.Module):
 
 
 class Attend(nn.Module):
-    """Attention by the functional call."""
+    """Attention by the functional call, above a layer whose gradient passes through it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Linear(16, 16)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        heads = tokens[:, None]
+        heads = self.project(tokens)[:, None]
         return functional.scaled_dot_product_attention(heads, heads, heads)[:, 0]
 
 
@@ -62,13 +65,11 @@ def on_tokens(layer: Callable[[], nn.Module]) -> nn.Module:
 
 
 def _built(build: Callable[[], nn.Module]) -> nn.Module:
-    def ready() -> nn.Module:
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.default_generator.manual_seed(0)
         model = build()
-        with torch.no_grad():
-            model(INPUTS)  # gives lazy layers their sizes
-        return model
-
-    return seeded(0, ready)
+        model(INPUTS)  # gives lazy layers their sizes
+    return model
 
 
 def inspected(model: nn.Module) -> gl.Inspection:
@@ -92,7 +93,7 @@ class Once(torch.autograd.Function):
 
 
 class Detached(torch.autograd.Function):
-    """A sigmoid whose backward pass forgets that its factor depends on the input: no error, a wrong second derivative."""
+    """A sigmoid whose backward pass forgets that its factor depends on the input, without an error."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ SMOOTH: dict[str, Activation] = {
     "softmax": lambda z: z.softmax(dim=1),
     "layer norm": lambda z: functional.layer_norm(z, z.shape[1:]),
     "root": lambda z: (z * z + 1e-3).sqrt(),
-    "norm": lambda z: z / z.norm(dim=1, keepdim=True),
+    "norm": lambda z: z / torch.linalg.vector_norm(z, dim=1, keepdim=True),
     "identity": lambda z: 2 * z,
     "average": lambda z: functional.avg_pool2d(z, 2),
 }
@@ -41,6 +41,14 @@ PIECEWISE_LINEAR: dict[str, Activation] = {
     "max": lambda z: z - z.max(dim=1, keepdim=True)[0],
     "maximum": lambda z: torch.maximum(z, -2 * z),
 }
+
+
+def selected(z: Tensor) -> Tensor:
+    return torch.where(z > 0, z, 0.1 * z)
+
+
+def largest_channel(z: Tensor) -> Tensor:
+    return z * functional.one_hot(z.argmax(dim=1), 6).movedim(-1, 1)
 
 
 @pytest.mark.parametrize("name", SMOOTH)
@@ -73,8 +81,8 @@ def test_kinks_are_found_however_they_are_called(name: str) -> None:
         (functional.hardshrink, "hardshrink", "jump", "steps"),
         (torch.round, "round", "step", "no gradient"),
         (torch.sign, "sign", "step", "no gradient"),
-        (lambda z: torch.where(z > 0, z, 0.1 * z), "gt", "choice", "kinks"),
-        (lambda z: z * functional.one_hot(z.argmax(dim=1), 6).movedim(-1, 1), "argmax", "choice", "kinks"),
+        (selected, "gt", "choice", "kinks"),
+        (largest_channel, "argmax", "choice", "kinks"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -141,10 +149,10 @@ def test_quantized_weights_are_told_from_quantized_activations() -> None:
     class Rounded(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.weight = nn.Parameter(torch.linspace(-1, 1, 7680).view(10, 768))
+            self.weight = nn.Parameter(torch.linspace(-0.05, 0.05, 7680).view(10, 768))
 
         def forward(self, pixels: Tensor) -> Tensor:
-            fine = self.weight + (torch.round(7 * self.weight) / 7 - self.weight).detach()
+            fine = self.weight + (torch.round(99 * self.weight) / 99 - self.weight).detach()
             return functional.linear(pixels.flatten(1), fine).tanh()
 
     found = inspected(Rounded())

@@ -13,23 +13,29 @@ from tests.inspection.models import INPUTS, SPACE, TARGETS, Detached, Once, arou
 from tests.problems import normed_net
 
 
+def ignore(module: nn.Module, args: object, outputs: object) -> None:
+    del module, args, outputs
+
+
+def hooks_of(model: nn.Module) -> list[int]:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+    return [len(getattr(module, kind)) for module in model.modules() for kind in kinds]
+
+
 def test_the_model_is_left_as_it_was() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Dropout(), nn.Flatten())
-    model = seeded(0, lambda: model.append(nn.Linear(784, 10)))
+    layers = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Dropout(), nn.Flatten()
+    model = nn.Sequential(*layers, nn.Linear(784, 10))
     model[1].eval()
-    calls: list[int] = []
-    model[2].register_forward_hook(lambda *_: calls.append(1))
+    model[2].register_forward_hook(ignore)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     flags = [module.training for module in model.modules()]
-    hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in model.modules()]
+    hooks = hooks_of(model)
     inputs, draws = INPUTS.clone(), torch.get_rng_state()
     found = gl.inspect(model, inputs, TARGETS, space=SPACE, num_classes=10)
     assert found.conditions.dropout == ("3",)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert [module.training for module in model.modules()] == flags
-    assert [
-        (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in model.modules()
-    ] == hooks
+    assert hooks_of(model) == hooks
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
     assert torch.equal(inputs, INPUTS)
     assert torch.equal(torch.get_rng_state(), draws)
@@ -51,8 +57,8 @@ def test_differences_agree_with_double_backward_at_small_steps_only_where_there_
 
 
 def test_inputs_exactly_on_kinks_are_said() -> None:
-    model = seeded(0, lambda: nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.ReLU(), nn.Flatten()))
-    model = seeded(1, lambda: model.append(nn.Linear(784, 10)))
+    model = seeded(0, lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(784, 10)))
+    nn.init.zeros_(model[0].bias)  # pyright: ignore[reportArgumentType]  # a tensor here
     black = INPUTS.clone()
     black[:, :, 4:] = 0
     found = gl.inspect(model, black, TARGETS, space=SPACE, num_classes=10)

@@ -21,9 +21,11 @@ from gradleak.seeds import stage_generator
 _SAMPLES = 25
 _MOST_OUTPUTS = 4096
 _CANDIDATES = 3
-# In float64 and units of the sweep: values carry 1e-16, slopes over 1e-6 then 1e-10, curvatures over 1e-4 1e-8.
-_SLOPE_STEP, _CURVATURE_STEP = 1e-6, 1e-4
-_VALUE_WIDTH, _SLOPE_WIDTH, _CURVATURE_WIDTH = 1e-6, 1e-5, 1e-3
+# In float64 and units of the sweep: values carry 1e-16, slopes over 3e-8 then 3e-9, curvatures over 2e-5 3e-7. Narrow,
+# so that a steep passage (a saturated tanh) is not taken for a jump.
+_SLOPE_STEP, _CURVATURE_STEP = 3e-8, 2e-5
+_VALUE_WIDTH, _SLOPE_WIDTH, _CURVATURE_WIDTH = 1e-9, 3e-7, 2e-4
+_LEAST_JUMP = 1e-5  # relative: half a step of 16 bits
 _SHARE = 0.02  # of samples: fewer with a slope or curvature lie at the jumps themselves
 
 
@@ -128,7 +130,7 @@ def _classify(line: _Line) -> tuple[Kind | None, bool]:
     jump = _largest_jump(line.at, places, values, _VALUE_WIDTH)
     if jump > 1e3 * largest:
         return None, False  # a pole
-    if jump > 30 * _VALUE_WIDTH * steepest:
+    if jump > _LEAST_JUMP * change:
         return ("step" if is_flat else "jump"), True
     if _largest_jump(slope, places, slopes, _SLOPE_WIDTH) > 0.02 * float(slopes.abs().max()):
         return ("piecewise linear" if is_straight else "kink"), True

@@ -185,6 +185,8 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if "empty" in kernel_name(func):
+            return func(*args, **kwargs)  # what a fresh piece of memory holds depends on nothing
         flat: list[Any] = tree_flatten((args, kwargs))[0]
         by_input = tuple(i for i, leaf in enumerate(flat) if _among(leaf, self.from_input))
         by_weights = tuple(i for i, leaf in enumerate(flat) if _among(leaf, self.from_weights))

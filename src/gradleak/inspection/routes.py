@@ -6,6 +6,7 @@ import torch
 
 from gradleak.attacks import CLOSED_FORMS, Attack, residual_peeling
 from gradleak.clients import Gradient
+from gradleak.errors import BadInput
 from gradleak.inspection.derivatives import Probe
 from gradleak.inspection.findings import BENDING
 from gradleak.inspection.probing import first_line
@@ -110,7 +111,8 @@ def _tried(probe: Probe, seconds: float) -> list[Route]:
 def _try(attack: Attack, observation: Observation) -> tuple[bool, str]:
     try:
         found = attack(observation, seed=0)
-    except RuntimeError as error:  # from the model's own backward pass
+    # From the model's own backward pass, or from a model that insists on its precision where an attack needs float64.
+    except (RuntimeError, BadInput) as error:
         return False, first_line(error)
     return found.status != "not_applicable", found.message
 
