@@ -5,9 +5,9 @@
 DLG (Zhu, Liu, Han 2019, section 4.1) attacked ResNets after replacing ReLU by sigmoid and removing strides. Here each
 image is attacked behind the network as it is (`relu`), behind twins with sigmoid and softplus, with strides, and
 behind DLG's own change (`sigmoid-nostride`): same depth, same seed of the weights, so convolutions and classifier are
-equal to the bit in all four. Untrained, BatchNorm in evaluation mode (statistics 0 and 1), one image an update, float32,
-labels unknown. Image k, its network and every start follow from `--seed` + k. A replacement is a different model: its
-figures say nothing about the original's.
+equal to the bit in all four. Untrained, BatchNorm in evaluation mode (statistics 0 and 1), one image an update,
+float32, labels unknown. Image k, its network and every start follow from `--seed` + k. A replacement is a different
+model: its figures say nothing about the original's.
 """
 
 import argparse
