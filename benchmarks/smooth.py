@@ -12,6 +12,7 @@ model: its figures say nothing about the original's.
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -97,6 +98,10 @@ def row(
     return Row(image, net, name, psnr, ssim, correlation, label, objective, status, evaluations, seconds, message)
 
 
+def decibels(value: float) -> str:
+    return "none" if math.isinf(value) else f"{value:.2f}"
+
+
 def report(rows: Sequence[Row], arguments: argparse.Namespace) -> str:
     images = len({row.image for row in rows})
     lines = [
@@ -110,15 +115,16 @@ def report(rows: Sequence[Row], arguments: argparse.Namespace) -> str:
         own = [row for row in rows if (row.net, row.attack) == (net, attack)]
         # What an attack did not return counts as not reconstructed, not as missing.
         low, median, high = quantiles(
-            [-99.0 if row.psnr != row.psnr else row.psnr for row in own], (0.25, 0.5, 0.75)
+            [-math.inf if row.psnr != row.psnr else row.psnr for row in own], (0.25, 0.5, 0.75)
         ).values
         hits = sum(row.psnr >= SUCCESS_DB for row in own)
         ends = wilson_interval(hits, len(own))
         guessed = [row.label_correct for row in own if row.label_correct is not None]
         labels = f"{sum(guessed)}/{len(guessed)}" if guessed else "-"
         middle = {name: quantiles([float(getattr(row, name)) for row in own], (0.5,)).values[0] for name in COLUMNS}
+        spread = f"{decibels(median)} ({decibels(low)} to {decibels(high)})"
         lines.append(
-            f"{net:<18}{attack:<22}{f'{median:.2f} ({low:.2f} to {high:.2f})':>26}{f'{hits}/{len(own)}':>10}"
+            f"{net:<18}{attack:<22}{spread:>26}{f'{hits}/{len(own)}':>10}"
             f"{f'{ends[0]:.0%}..{ends[1]:.0%}':>14}{middle['correlation']:>8.2f}{labels:>9}"
             f"{middle['evaluations']:>8.0f}{middle['seconds']:>7.1f}"
         )

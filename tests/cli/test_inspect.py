@@ -25,6 +25,14 @@ def test_verdict_comes_first_and_lines_are_narrow(monkeypatch: pytest.MonkeyPatc
         assert word in done.out
 
 
+def test_double_backward_is_told_by_kernels() -> None:
+    done = run("inspect", "--model", "tests.cli.factories:attention", "--input-shape", "1,6,6", "--num-classes", 4)
+    assert done.out.startswith("smooth everywhere; the engine's plain kernels replace")
+    told = " ".join(done.out.split("\nmeasured")[1].split())
+    assert "own kernels: derivative for" in told
+    assert "math attention kernels: runs" in told
+
+
 def test_smooth_models_have_no_table_of_operations() -> None:
     done = run("inspect", "--model", "lenet-dlg")
     assert done.out.startswith("smooth everywhere\n")

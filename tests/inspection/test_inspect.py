@@ -71,6 +71,7 @@ def test_a_function_marked_once_differentiable_is_named() -> None:
     found = inspected(around(Once.apply))
     assert found.verdict == "no double backward"
     assert "differentiate twice" in found.headline
+    assert found.derivatives.curvature > 0  # which autograd would pass by
     assert found.findings[0].operation == "Once"
     searches, differences = found.routes[:2]
     assert searches.works is False

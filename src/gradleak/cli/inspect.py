@@ -156,11 +156,12 @@ def _double_backward(found: Inspection) -> str:
     lines: list[str] = []
     for mode in ("eval", "train"):
         checks = [check for check in found.derivatives.double_backward if check.mode == mode]
-        words = [f"{check.kernels} kernels: {'runs' if check.runs else check.error}" for check in checks]
-        if all(check.runs for check in checks):
-            words = ["runs"]
-        lines.append(f"{mode}: {'; '.join(words)}")
-    return "runs in eval and train mode" if all(line.endswith(": runs") for line in lines) else "\n".join(lines)
+        outcomes = ["runs" if check.runs else check.error for check in checks]
+        words = [f"{check.kernels} kernels: {outcome}" for check, outcome in zip(checks, outcomes, strict=True)]
+        lines.append(outcomes[0] if len(set(outcomes)) == 1 else "; ".join(words))
+    if len(set(lines)) == 1:
+        return f"{lines[0]} (eval and train mode)"
+    return "\n".join(f"{mode}: {line}" for mode, line in zip(("eval", "train"), lines, strict=True))
 
 
 def _differences(found: Inspection) -> str:
@@ -176,7 +177,7 @@ def _differences(found: Inspection) -> str:
 
 def _curvature(curvature: float) -> str:
     if math.isnan(curvature):
-        return "cannot be computed by autograd"
+        return "cannot be computed"
     if curvature == 0:
         return "none: outputs are piecewise linear in the input"
     return f"outputs bend by {_relative(curvature)} of their slope for a unit move of the input"

@@ -84,7 +84,7 @@ def _inspect(probe: Probe, words: str, seconds: float, seed: int) -> Inspection:
         parameters,
         conditions,
         routes(probe, found, derivatives, verdict, seconds),
-        replacements(found, derivatives, conditions),
+        replacements(probe, found, derivatives, conditions),
         words,
     )
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 
 from gradleak.attacks import CLOSED_FORMS, Attack, residual_peeling
 from gradleak.clients import Gradient
@@ -79,7 +80,10 @@ def _searches(found: Sequence[Finding], derivatives: Derivatives, verdict: Verdi
         smoothing = (
             f"smooths {', '.join(covered)}, but not " if covered else "smooths nothing here: not "
         ) + ", ".join(unmasked[:4])
-    blind = "; steps pass no gradient at all" if flat else ""
+    blind = ""
+    if flat:
+        own_rule = derivatives.first_error > 1e-2
+        blind = "; behind steps they follow the model's own rule" if own_rule else "; steps pass no gradient at all"
     return [
         Route("staged, dlg, idlg, cpl, sapag", None, f"run, but L-BFGS stalls where {list_of_names} switch{blind}"),
         Route(
@@ -113,7 +117,7 @@ def _try(attack: Attack, observation: Observation) -> tuple[bool, str]:
         found = attack(observation, seed=0)
     # From the model's own backward pass, or from a model that insists on its precision where an attack needs float64.
     except (RuntimeError, BadInput) as error:
-        return False, first_line(error)
+        return False, f"ends with an error: {first_line(error)}"
     return found.status != "not_applicable", found.message
 
 
@@ -128,10 +132,13 @@ def _observation(probe: Probe, count: int) -> Observation:
     )
 
 
-def replacements(found: Sequence[Finding], derivatives: Derivatives, conditions: Conditions) -> tuple[Replacement, ...]:
+def replacements(
+    probe: Probe, found: Sequence[Finding], derivatives: Derivatives, conditions: Conditions
+) -> tuple[Replacement, ...]:
     """What may be replaced in a faithful audit of the model, and what not; only what concerns this model.
 
     Args:
+        probe: task and batch.
         found: the findings.
         derivatives: numerical checks.
         conditions: normalization, dropout and so on.
@@ -170,7 +177,12 @@ def replacements(found: Sequence[Finding], derivatives: Derivatives, conditions:
             False,
             "a different model is audited",
         ),
-        (bool(kinds), "removing strides", False, "changes every later layer's size: a different model is audited"),
+        (
+            _has_strides(probe.task.model),
+            "removing strides",
+            False,
+            "changes every later layer's size: a different model is audited",
+        ),
         (
             bool(conditions.batch_norm),
             "removing BatchNorm, or the other mode",
@@ -191,6 +203,11 @@ def replacements(found: Sequence[Finding], derivatives: Derivatives, conditions:
         ),
     ]
     return tuple(Replacement(what, faithful, why) for applies, what, faithful, why in rows if applies)
+
+
+def _has_strides(model: nn.Module) -> bool:
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)]
+    return any(max(convolution.stride) > 1 for convolution in convolutions)
 
 
 def _needs_plain(derivatives: Derivatives) -> bool:
