@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from gradleak.clients.stateless import Mode, dropout_layers
-from gradleak.inspection.derivatives import Bound, Probe, agree, chosen_kernels, coupling, difference
+from gradleak.inspection.bound import Bound, Probe, chosen_kernels
+from gradleak.inspection.derivatives import agree, coupling, difference
 from gradleak.inspection.recording import Record
 from gradleak.inspection.result import Conditions, Parameters
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from gradleak.clients.stateless import Mode
 from gradleak.errors import BadInput, refuse
+from gradleak.inspection.bound import Bound, Probe
 from gradleak.inspection.conditions import read_conditions, read_parameters
-from gradleak.inspection.derivatives import Bound, Probe, measure
+from gradleak.inspection.derivatives import measure
 from gradleak.inspection.findings import BENDING, findings
 from gradleak.inspection.probing import first_line
 from gradleak.inspection.recording import Record, record

@@ -8,7 +8,7 @@ from torch import nn
 from gradleak.attacks import CLOSED_FORMS, Attack, residual_peeling
 from gradleak.clients import Gradient
 from gradleak.errors import BadInput
-from gradleak.inspection.derivatives import Probe
+from gradleak.inspection.bound import Probe
 from gradleak.inspection.findings import BENDING
 from gradleak.inspection.probing import first_line
 from gradleak.inspection.result import Conditions, Derivatives, Finding, Replacement, Route, Verdict
