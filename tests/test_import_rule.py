@@ -86,6 +86,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
             "audits.spec",
         }
     ),
+    "inspection": frozenset({"errors", "seeds", "tasks", "updates", "clients", "threat", "attacks"}),
     "audits.report": frozenset({"errors", "audits.store"}),  # reports read the store and nothing else
 }
 # Of what names things for specs, only these parts know nothing of attacks.

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from gradleak import attacks, clients, defenses
 from gradleak.captures import Truth, capture
 from gradleak.errors import BadInput
+from gradleak.inspection import Inspection, inspect
 from gradleak.reconstructions import Reconstruction
 from gradleak.scoring import Scores, score
 from gradleak.tasks import ImageSpace, TabularSpace, Task
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BadInput",
     "ImageSpace",
+    "Inspection",
     "Observation",
     "Reconstruction",
     "Scores",
@@ -34,6 +36,7 @@ __all__ = [
     "capture",
     "clients",
     "defenses",
+    "inspect",
     "score",
     "train",
 ]

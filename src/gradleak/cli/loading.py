@@ -1,4 +1,4 @@
-"""From the words on the command line to a task and an update; shared by `attack` and `check`."""
+"""From the words on the command line to a task and an update; shared by `attack`, `check` and `inspect`."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -111,7 +111,7 @@ def load(words: Words) -> tuple[Evidence, Task]:
     evidence = _with_client(_with_facts(evidence, words, labels), words)
     checkpoint = _checkpoint(words)
     stored = evidence.space if evidence.space is not None or checkpoint is None else checkpoint.input_space()
-    space = _space(stored, shape, mean, std)
+    space = input_space(stored, shape, mean, std)
     num_classes = words.num_classes if words.num_classes is not None else evidence.num_classes
     if num_classes is None and checkpoint is not None:
         num_classes = checkpoint.num_classes
@@ -216,7 +216,7 @@ def _with_client(evidence: Evidence, words: Words) -> Evidence:
     return replace(evidence, client=client, threat=threat)
 
 
-def _space(
+def input_space(
     stored: InputSpace | None,
     shape: tuple[float, ...] | None,
     mean: tuple[float, ...] | None,
