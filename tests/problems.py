@@ -69,6 +69,27 @@ class TinyTransformer(nn.Module):
         return self.head(self.encoder(tokens).mean(dim=1))
 
 
+class TiedRows(nn.Module):
+    """One matrix on the way in and on the way out, as language models tie their embedding, and a bias of the head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.AvgPool2d(4)
+        self.into = nn.Linear(48, 10)
+        self.back = nn.Linear(10, 48)
+        self.head = nn.Linear(48, 10)
+        self.head.weight = self.into.weight
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        hidden = torch.tanh(self.into(self.pool(pixels).flatten(1)))
+        return self.head(torch.sigmoid(self.back(hidden)))
+
+
+def task_of(model: nn.Module) -> gl.Task:
+    """A model of color images of 16 pixels, in float64."""
+    return gl.Task(model.double(), gl.ImageSpace((3, 16, 16)), num_classes=10)
+
+
 def problems() -> list[Problem]:
     space = gl.ImageSpace((3, 16, 16), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25))
     batch, classes = images(3), labels(3)
