@@ -10,10 +10,10 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from gradleak.attacks.disturbance import undisturbed
 from gradleak.attacks.head import find_head
 from gradleak.attacks.labels.loss_form import find_loss_form
 from gradleak.threat import Observation
-from gradleak.updates import Update
 
 # Rounding of 1 - p is this much larger than that of the other rows before it matters.
 _WORTHWHILE = 1e-3
@@ -50,7 +50,7 @@ def restored(observation: Observation) -> Observation:
         that row kept its digits.
     """
     task, state, update = observation.task, observation.state, observation.update
-    plain = observation.batch_size == 1 and update.kind == "gradient" and observation.defenses == ()
+    plain = observation.batch_size == 1 and update.kind == "gradient" and undisturbed(observation)
     head = find_head(task, state) if plain else None
     if head is None or head.bias is None or {head.weight, head.bias} - set(update.tensors):
         return observation
@@ -66,4 +66,4 @@ def restored(observation: Observation) -> Observation:
         tensor[label] = 0
         tensor[label] = -tensor.double().sum(dim=0).to(tensor.dtype)
         tensors[name] = tensor
-    return replace(observation, update=Update(tensors, update.kind))
+    return replace(observation, update=replace(update, tensors=tensors))
