@@ -227,8 +227,19 @@ def bounds_of(record: TrialRecord) -> tuple[float, float]:
 def settings_text(component: object) -> str:
     """A component of a spec in words, such as `GaussianNoise(std=0.001)`; settings that are not made are left out."""
     named = mapping(component)
-    inside = ", ".join(f"{key}={value}" for key, value in named.items() if key != "name" and value is not None)
+    inside = ", ".join(
+        f"{key}={_setting_text(value)}" for key, value in named.items() if key != "name" and value is not None
+    )
     return f"{named.get('name', '?')}({inside})"
+
+
+def _setting_text(value: object) -> str:
+    """A setting in words; components within it, as an aggregate has clients, like the component itself."""
+    if isinstance(value, Mapping) and "name" in value:
+        return settings_text(mapping(value))
+    if isinstance(value, list):
+        return f"[{', '.join(map(_setting_text, component_list(value)))}]"
+    return str(value)
 
 
 def component_list(components: object) -> list[object]:
