@@ -27,11 +27,14 @@ class Update:
         kind: `"gradient"` or `"delta"`.
         buffers: BatchNorm's running statistics and counters after the client's step, by name; empty if the client did
             not send them.
+        coarseness: relative rounding error of the entries where it is larger than that of their type: a difference of
+            weights keeps only what the weights' own digits leave of it.
     """
 
     tensors: Mapping[str, Tensor]
     kind: UpdateKind = "gradient"
     buffers: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    coarseness: float = 0.0
 
     def in_gradient_direction(self) -> dict[str, Tensor]:
         """The tensors with the sign of a gradient; a delta keeps its unknown positive scale."""
@@ -41,6 +44,11 @@ class Update:
     def squared_norm(self) -> float:
         """Sum of squares over all tensors, in float64."""
         return float(sum(float(tensor.double().square().sum()) for tensor in self.tensors.values()))
+
+    @property
+    def rounding(self) -> float:
+        """Relative rounding error of the entries: the spacing of their type, or the coarseness."""
+        return max(self.coarseness, *(torch.finfo(tensor.dtype).eps for tensor in self.tensors.values()))
 
     @property
     def is_empty(self) -> bool:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradleak.audits.records import Course, TrialRecord, plain, read_line, record_id
-from gradleak.clients import Gradient
+from gradleak.audits.records import Course, TrialRecord, plain, read_line, record_id, settings_text
+from gradleak.clients import Aggregate, Gradient, LocalSGD
 from gradleak.defenses import GaussianNoise
 from gradleak.errors import BadInput
 from gradleak.threat import ThreatModel
@@ -90,12 +90,22 @@ def test_the_id_depends_on_content_and_not_on_order() -> None:
 
 def test_configuration_objects_become_plain_data() -> None:
     settings = {"client": Gradient(mode="train"), "defenses": (GaussianNoise(1e-3),), "limit": math.inf}
-    assert plain(settings, "spec") == {
-        "client": {"name": "Gradient", "mode": "train", "dropout": None, "dropout_seed": 0},
+    found = plain(settings, "spec")
+    assert found["client"].items() >= {"name": "Gradient", "mode": "train", "dropout": None, "sent": None}.items()
+    assert {key: value for key, value in found.items() if key != "client"} == {
         "defenses": [{"name": "GaussianNoise", "std": 0.001}],
         "limit": "inf",
     }
     assert plain(ThreatModel(), "threat")["labels_known"] is False
+
+
+def test_words_leave_defaults_out_but_not_the_mode() -> None:
+    assert settings_text(plain(Gradient(), "client")) == "Gradient(mode=eval)"
+    assert settings_text({"name": "Gradient", "mode": "train", "dropout": "off"}) == "Gradient(mode=train, dropout=off)"
+    many = Aggregate([LocalSGD(lr=0.1, epochs=5)], count=4)
+    assert settings_text(plain(many, "client")) == (
+        "Aggregate(clients=[LocalSGD(mode=eval, lr=0.1, epochs=5)], count=4)"
+    )
 
 
 def test_what_json_cannot_hold_is_refused() -> None:

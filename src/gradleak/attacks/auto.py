@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from gradleak.attacks.closed_form import CLOSED_FORMS
 from gradleak.attacks.disturbance import is_plain
-from gradleak.attacks.equivalent import one_gradient
 from gradleak.attacks.labels.batch_size import NoBatchSize, recover_batch_size
 from gradleak.attacks.mismatch import mismatch
+from gradleak.attacks.one_gradient import as_gradient
 from gradleak.attacks.precision import in_precision
 from gradleak.attacks.protocol import Attack, Progress, not_applicable
 from gradleak.attacks.recipes import inverting_gradients
@@ -67,10 +67,8 @@ class Auto:
                 return not_applicable(self.name, observation, f"the batch size is withheld: {size.reason}")
             trace.append(f"batch size {size.size} from the rank of {size.layer}{'' if size.certain else ', uncertain'}")
             observation = replace(observation, batch_size=size.size)
-        simpler = one_gradient(observation)
-        if simpler is not None:
-            observation, why = simpler
-            trace.append(f"attacked as one gradient: {why}")
+        sent, observation = observation, self._one_gradient(observation, trace)
+        done = max(_DONE, 10 * observation.update.coarseness**2)
         best: Reconstruction | None = None
         best_mismatch = float("inf")
         used = 0
@@ -94,10 +92,10 @@ class Auto:
             trace.append(f"{found.attack}: {found.message} ({found.seconds:.2g} s)")
             if best is None or error < best_mismatch:
                 best, best_mismatch = found, error
-            # Algebra takes the update at its word, so where it was defended, clipped, rounded, or may have been, the
-            # searches run too.
-            decisive = is_closed_form and plain
-            if decisive or error <= _DONE:
+            # Algebra takes the update at its word, so where it was defended, clipped or rounded, or may have been, or
+            # where the subtraction of weights left few digits, the searches run too.
+            decisive = is_closed_form and plain and not observation.update.coarseness
+            if decisive or error <= done:
                 reason = "algebra determines the answer" if decisive else "the update is reproduced"
                 trace.append(f"stopped: {reason}")
                 break
@@ -105,6 +103,8 @@ class Auto:
         if best is None:
             why = "no attack applies: " + "; ".join(trace)
             return replace(not_applicable(self.name, observation, why), trace=tuple(trace), seconds=seconds)
+        if sent is not observation:
+            best_mismatch = _mismatch(sent, best)
         return replace(
             best,
             attack=self.name,
@@ -114,6 +114,17 @@ class Auto:
             seconds=seconds,
             trace=tuple(trace),
         )
+
+    @staticmethod
+    def _one_gradient(observation: Observation, trace: list[str]) -> Observation:
+        """The observation as that of one gradient, where it is no more than that."""
+        reduced = as_gradient(observation)
+        if isinstance(reduced, str):
+            trace.append(f"not one gradient: {reduced}")
+            return observation
+        if reduced is not observation:
+            trace.append(f"{type(observation.client).__name__} sent one gradient, taken as such")
+        return reduced
 
     def _plan(self, observation: Observation, trace: list[str]) -> Iterator[tuple[Factory, bool]]:
         """What to try in which order, and whether each is a closed form."""

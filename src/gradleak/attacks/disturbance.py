@@ -1,15 +1,19 @@
 """Whether an update may be taken at its word."""
 
-from gradleak.clients import DPSGD, Aggregate, Gradient
+from gradleak.clients import DPSGD, Aggregate, Client, Gradient
 from gradleak.clients.settings import stateful_layers
 from gradleak.threat import Observation
 
 
 def undisturbed(observation: Observation) -> bool:
     """Whether the update is known to be free of anybody's noise: no defense, and no client that adds some."""
-    members = observation.client.members if isinstance(observation.client, Aggregate) else (observation.client,)
-    noisy = any(isinstance(member, DPSGD) and member.noise_multiplier > 0 for member in members)
-    return observation.defenses == () and not noisy
+    return observation.defenses == () and not _adds_noise(observation.client)
+
+
+def _adds_noise(client: Client | None) -> bool:
+    if isinstance(client, Aggregate):
+        return any(map(_adds_noise, client.clients))
+    return isinstance(client, DPSGD) and client.noise_multiplier > 0
 
 
 def is_plain(observation: Observation) -> bool:

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from gradleak.tasks import ModelState, Task
 from gradleak.threat import Observation
-from gradleak.updates import Update
 
 
 def in_precision(observation: Observation, dtype: torch.dtype) -> Observation:
@@ -35,9 +34,9 @@ def in_precision(observation: Observation, dtype: torch.dtype) -> Observation:
             {name: converted(value) for name, value in state.parameters.items()},
             {name: converted(value) for name, value in state.constants.items()},
         ),
-        update=Update(
-            {name: converted(value) for name, value in update.tensors.items()},
-            update.kind,
-            {name: converted(value) for name, value in update.buffers.items()},
+        update=replace(
+            update,
+            tensors={name: converted(value) for name, value in update.tensors.items()},
+            buffers={name: converted(value) for name, value in update.buffers.items()},
         ),
     )

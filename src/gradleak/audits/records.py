@@ -9,12 +9,15 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
+from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeAlias, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from gradleak.clients import CLIENTS
 from gradleak.components import to_plain
+from gradleak.defenses import DEFENSES
 from gradleak.errors import BadInput
 
 VERSION = 1
@@ -225,21 +228,39 @@ def bounds_of(record: TrialRecord) -> tuple[float, float]:
 
 
 def settings_text(component: object) -> str:
-    """A component of a spec in words, such as `GaussianNoise(std=0.001)`; settings that are not made are left out."""
+    """A component of a spec in words, such as `GaussianNoise(std=0.001)`.
+
+    Settings that are not made, or are the default of a client or a defense of the package, are left out; but for the
+    mode, on which too much depends.
+    """  # noqa: DOC201  # the first sentence says what comes back
     named = mapping(component)
+    name = str(named.get("name", "?"))
+    usual = _defaults().get(name, {})
     inside = ", ".join(
-        f"{key}={_setting_text(value)}" for key, value in named.items() if key != "name" and value is not None
+        f"{key}={_setting_text(value)}"
+        for key, value in named.items()
+        if key != "name" and value is not None and (key == "mode" or key not in usual or usual[key] != value)
     )
-    return f"{named.get('name', '?')}({inside})"
+    return f"{name}({inside})"
 
 
 def _setting_text(value: object) -> str:
-    """A setting in words; components within it, as an aggregate has clients, like the component itself."""
-    if isinstance(value, Mapping) and "name" in value:
-        return settings_text(mapping(value))
     if isinstance(value, list):
-        return f"[{', '.join(map(_setting_text, component_list(value)))}]"
-    return str(value)
+        return f"[{', '.join(map(_setting_text, cast('list[object]', value)))}]"
+    return settings_text(value) if isinstance(value, Mapping) and "name" in value else str(value)
+
+
+@lru_cache(maxsize=1)
+def _defaults() -> dict[str, dict[str, object]]:
+    """What each setting of a client or a defense is if nothing is said, by the names of class and setting."""
+    return {
+        kind.__name__: {
+            one.name: plain(one.default, one.name)
+            for one in fields(kind)  # pyright: ignore[reportArgumentType]  # they are dataclasses
+            if one.default is not MISSING
+        }
+        for kind in (*CLIENTS, *DEFENSES)
+    }
 
 
 def component_list(components: object) -> list[object]:

@@ -135,7 +135,7 @@ def _prepare(observation: Observation) -> tuple[Chain, Affine, LossForm, LabelCo
 
 def _precision(observation: Observation) -> float:
     """Relative rounding of the update's entries."""
-    return max(torch.finfo(tensor.dtype).eps / 2 for tensor in observation.update.tensors.values())
+    return observation.update.rounding / 2
 
 
 def _typical(task: Task, chain: Chain) -> Tensor:

@@ -159,7 +159,7 @@ def _from_dummies(
             view,
             form,
             batch_size,
-            rounding=max(torch.finfo(tensor.dtype).eps for tensor in observation.update.tensors.values()),
+            rounding=observation.update.rounding,
             nonnegative_features=bool((found.features >= 0).all()),
         )
     estimates = _linear_estimates(view, form, found.features, found.logits, batch_size)

@@ -217,7 +217,7 @@ def _peel(observation: Observation) -> tuple[Chain, Stack, Front] | str:
     if isinstance(stack, str):
         return stack
     update = observation.update.in_gradient_direction()
-    rounding = max(torch.finfo(tensor.dtype).eps for tensor in update.values())
+    rounding = observation.update.rounding
     front = peel_stack(stack, {name: tensor.double() for name, tensor in update.items()}, rounding)
     if isinstance(front, str):
         return front

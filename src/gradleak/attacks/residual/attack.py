@@ -81,7 +81,7 @@ class ResidualPeeling:
         if isinstance(targets, str) or targets is None:
             return not_applicable(self.name, observation, f"the label is unknown: {targets}")
         update = {name: tensor.double() for name, tensor in observation.update.in_gradient_direction().items()}
-        rounding = max(torch.finfo(tensor.dtype).eps for tensor in observation.update.tensors.values())
+        rounding = observation.update.rounding
         front = peel(network, update, rounding)
         if isinstance(front, str):
             return not_applicable(self.name, observation, front)
