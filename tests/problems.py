@@ -69,7 +69,29 @@ class TinyTransformer(nn.Module):
         return self.head(self.encoder(tokens).mean(dim=1))
 
 
-def problems() -> list[Problem]:
+class TiedRows(nn.Module):
+    """One matrix on the way in and on the way out, as language models tie their embedding, and a bias of the head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.AvgPool2d(4)
+        self.into = nn.Linear(48, 10)
+        self.back = nn.Linear(10, 48)
+        self.head = nn.Linear(48, 10)
+        self.head.weight = self.into.weight
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        hidden = torch.tanh(self.into(self.pool(pixels).flatten(1)))
+        return self.head(torch.sigmoid(self.back(hidden)))
+
+
+def task_of(model: nn.Module) -> gl.Task:
+    """A model of color images of 16 pixels, in float64."""
+    return gl.Task(model.double(), gl.ImageSpace((3, 16, 16)), num_classes=10)
+
+
+def gradient_problems() -> list[Problem]:
+    """One gradient of many kinds of models, in either mode."""
     space = gl.ImageSpace((3, 16, 16), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25))
     batch, classes = images(3), labels(3)
     soft = torch.softmax(torch.randn((3, 10), generator=stage_generator(0, "soft"), dtype=torch.float64), dim=1)
@@ -90,3 +112,58 @@ def problems() -> list[Problem]:
         Problem("dropout-mask", task(normed_net(nn.Identity, 0.3)), batch, classes, gradient(dropout="fixed_mask")),
         Problem("transformer", task(seeded(0, TinyTransformer)), batch, classes, gradient(mode="eval")),
     ]
+
+
+def client_problems() -> list[Problem]:
+    """Every other kind of client, each as it can be simulated without its private randomness."""
+    batch, classes = images(5), labels(5)
+    clients = gl.clients
+    order = ((2, 0, 4, 1, 3), (1, 2, 3, 4, 0))
+    normed = task_of(normed_net(nn.BatchNorm2d))
+    frozen = small_lenet()
+    for name, parameter in frozen.model.named_parameters():
+        parameter.requires_grad_(name.startswith("linear"))
+    some: list[tuple[str, gl.Task, gl.clients.Client]] = [
+        ("frozen-trunk", frozen, clients.Gradient()),
+        ("tied", task_of(seeded(0, TiedRows)), clients.Gradient()),
+        ("head-only", small_lenet(), clients.Gradient(sent=("linear.*",))),
+        ("head-not-sent", small_lenet(), clients.Gradient(sent=("conv*",))),
+        ("buffers", normed, clients.Gradient(mode="train", send_buffers=True)),
+        ("micro-batches", normed, clients.Gradient(mode="train", micro_batch=2, send_buffers=True)),
+        ("bf16", small_lenet(torch.float32), clients.Gradient(autocast="bf16")),
+        ("fp16", small_lenet(torch.float32), clients.Gradient(autocast="fp16", loss_scale=1024.0)),
+        ("sgd-step", small_lenet(), clients.LocalSGD(lr=0.1)),
+        ("sgd", small_lenet(), clients.LocalSGD(lr=0.1, epochs=2, batch_size=2, momentum=0.9, order=order)),
+        ("sgd-frozen", frozen, clients.LocalSGD(lr=0.1, epochs=2, shuffle=False)),
+        ("sgd-tied", task_of(seeded(0, TiedRows)), clients.LocalSGD(lr=0.1, epochs=2, shuffle=False)),
+        ("sgd-head-not-sent", small_lenet(), clients.LocalSGD(lr=0.1, epochs=2, shuffle=False, sent=("conv*",))),
+        (
+            "sgd-buffers",
+            normed,
+            clients.LocalSGD(lr=0.1, epochs=2, batch_size=3, order=order, mode="train", send_buffers=True),
+        ),
+        (
+            "sgd-dropout",
+            task_of(normed_net(nn.BatchNorm2d, 0.3)),
+            clients.LocalSGD(lr=0.1, epochs=2, shuffle=False, dropout="fixed_mask"),
+        ),
+        ("adam", small_lenet(), clients.LocalAdam(lr=0.01, epochs=2, batch_size=2, order=order)),
+        ("aggregate", small_lenet(), clients.Aggregate([clients.Gradient()], count=3)),
+        (
+            "aggregate-sgd",
+            normed,
+            clients.Aggregate(
+                [clients.LocalSGD(lr=0.1, epochs=2, shuffle=False, mode="train", send_buffers=True)],
+                count=2,
+                weighting="examples",
+            ),
+        ),
+        ("dp-sgd", small_lenet(), clients.DPSGD(clip=0.05)),
+        ("dp-sgd-head", small_lenet(), clients.DPSGD(clip=0.05, sent=("linear.*",), expected_batch_size=7)),
+    ]
+    return [Problem(name, task, batch, classes, client) for name, task, client in some]
+
+
+def problems() -> list[Problem]:
+    """Everything that a client may send of these models."""
+    return gradient_problems() + client_problems()

@@ -21,7 +21,9 @@ def test_objective_is_zero_at_the_true_batch(problem: Problem, objective: Object
     simulated = simulator(observation)(
         problem.task.encode(problem.inputs), problem.task.target_probabilities(problem.targets)
     )
-    assert float(objective(simulated, observation.update.tensors)) < 1e-20
+    buffers = {name: buffer for name, buffer in observation.update.buffers.items() if buffer.is_floating_point()}
+    assert float(objective(simulated, {**observation.update.tensors, **buffers})) < 1e-20
+    assert len(simulated) == len(observation.update.tensors) + len(observation.update.buffers)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: getattr(objective, "__name__", repr(objective)))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gradleak.clients import ChecksBatch, Client, DrawsOrder, Gradient
+from gradleak.clients.divergence import divergence
 from gradleak.clients.settings import sent_state
 from gradleak.defenses import Defense
 from gradleak.errors import refuse
@@ -58,7 +59,8 @@ def capture(
         The observation, which holds nothing of the batch but the update and the allowed facts, and the truth.
 
     Raises:
-        BadInput: when batch, client or defenses do not fit; every problem is listed.
+        BadInput: when batch, client or defenses do not fit; every problem is listed. Also when the client's own
+            computation overflows, since it has no update to send then.
     """
     client = client if client is not None else Gradient()
     threat = threat if threat is not None else ThreatModel()
@@ -77,6 +79,7 @@ def capture(
     state = sent_state(client, state)
     step = acting.bind(task, state, stage_generator(seed, "client"))
     tensors, buffers = parted(step(task.encode(inputs), task.target_probabilities(targets)), state.parameters)
+    refuse(divergence(acting, task, task.encode(inputs), task.target_probabilities(targets), {**tensors, **buffers}))
     for position, defense in enumerate(defenses):
         tensors = defense.apply(tensors, client.kind, stage_generator(seed, f"defense/{position}"))
     update = Update(

@@ -69,9 +69,25 @@ def test_dp_sgd_of_one_unclipped_example_is_its_gradient() -> None:
     reduced = as_gradient(gl.capture(task, inputs, targets, client=DPSGD(clip=1e6, expected_batch_size=4))[0])
     assert isinstance(reduced, gl.Observation)
     torch.testing.assert_close(reduced.update.tensors["linear.bias"], plain.update.tensors["linear.bias"])
-    clipped = as_gradient(gl.capture(task, inputs, targets, client=DPSGD(clip=1e-3))[0])
-    assert isinstance(clipped, str)
-    assert "clipped" in clipped
+
+
+@pytest.mark.parametrize("labels_known", [False, True])
+def test_the_last_layer_tells_how_far_one_example_was_clipped(labels_known: bool) -> None:
+    task, inputs, targets = small_lenet(), images(1), labels(1)
+    plain, _ = gl.capture(task, inputs, targets)
+    client, threat = DPSGD(clip=1e-3, expected_batch_size=4), gl.ThreatModel(labels_known=labels_known)
+    reduced = as_gradient(gl.capture(task, inputs, targets, client=client, threat=threat)[0])
+    assert isinstance(reduced, gl.Observation)
+    assert reduced.client == Gradient()
+    for name, value in plain.update.tensors.items():
+        torch.testing.assert_close(reduced.update.tensors[name], value, rtol=1e-7, atol=1e-10)
+
+
+def test_a_clipped_example_with_a_soft_target_is_not_guessed() -> None:
+    soft = torch.full((1, 10), 0.1, dtype=torch.float64)
+    reduced = as_gradient(gl.capture(small_lenet(), images(1), soft, client=DPSGD(clip=1e-3))[0])
+    assert isinstance(reduced, str)
+    assert "clipped" in reduced
 
 
 def test_a_delta_of_an_unknown_client_is_not_taken_for_a_gradient() -> None:

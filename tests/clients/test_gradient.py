@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 import gradleak as gl
 from gradleak.seeds import stage_generator
-from tests.problems import Problem, TinyTransformer, images, labels, normed_net, problems, small_lenet
+from tests.problems import Problem, TinyTransformer, gradient_problems, images, labels, normed_net, small_lenet
 
 
 def plain_gradient(
@@ -26,7 +26,9 @@ def plain_gradient(
 
 
 @pytest.mark.parametrize(
-    "problem", [p for p in problems() if "dropout" not in p.name and p.name != "rows"], ids=lambda problem: problem.name
+    "problem",
+    [p for p in gradient_problems() if "dropout" not in p.name and p.name != "rows"],
+    ids=lambda problem: problem.name,
 )
 def test_gradient_equals_plain_training_code(problem: Problem) -> None:
     observation, _ = gl.capture(problem.task, problem.inputs, problem.targets, client=problem.client)

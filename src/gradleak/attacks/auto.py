@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gradleak.attacks.closed_form import CLOSED_FORMS
+from gradleak.attacks.disturbance import is_plain
 from gradleak.attacks.labels.batch_size import NoBatchSize, recover_batch_size
 from gradleak.attacks.mismatch import mismatch
 from gradleak.attacks.one_gradient import as_gradient
@@ -72,12 +73,16 @@ class Auto:
         best: Reconstruction | None = None
         best_mismatch = float("inf")
         used = 0
+        plain = is_plain(observation)
         for factory, is_closed_form in self._plan(observation, trace):
             evaluations = None if self.max_evaluations is None else self.max_evaluations - used
             seconds = None if self.max_seconds is None else self.max_seconds - (time.perf_counter() - began)
             if (evaluations is not None and evaluations <= 0) or (seconds is not None and seconds <= 0):
                 trace.append("stopped: the budget is spent")
                 break
+            if is_closed_form and not plain:  # a search is to follow
+                evaluations = None if evaluations is None else -(-evaluations // 2)
+                seconds = None if seconds is None else seconds / 2
             attack = factory(max_evaluations=evaluations, max_seconds=seconds)
             try:
                 found = attack(observation, seed=seed, progress=progress)
@@ -93,9 +98,9 @@ class Auto:
             trace.append(f"{found.attack}: {found.message} ({found.seconds:.2g} s)")
             if best is None or error < best_mismatch:
                 best, best_mismatch = found, error
-            # Algebra takes the update at its word, so where it was defended, or may have been, or where the subtraction
-            # of weights left few digits, the searches run too.
-            decisive = is_closed_form and observation.defenses == () and not observation.update.coarseness
+            # Algebra takes the update at its word, so where it was defended, clipped or rounded, or may have been, or
+            # where the subtraction of weights left few digits, the searches run too.
+            decisive = is_closed_form and plain and not observation.update.coarseness
             if decisive or error <= done:
                 reason = "algebra determines the answer" if decisive else "the update is reproduced"
                 trace.append(f"stopped: {reason}")

@@ -8,11 +8,17 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from gradleak.attacks.closed_form.single import single_example
+from gradleak.attacks.head import find_head
+from gradleak.attacks.labels.loss_form import find_loss_form
 from gradleak.clients import DPSGD, Aggregate, Client, Gradient, LocalSGD
 from gradleak.clients.settings import StepSettings
 from gradleak.tasks import ModelState, Task
 from gradleak.threat import Observation
 from gradleak.updates import Update
+
+# The last layer's residual must be that of a softmax up to a scale, to this many times the update's rounding.
+_SLACK = 1e4
 
 
 def as_gradient(observation: Observation) -> Observation | str:
@@ -21,7 +27,8 @@ def as_gradient(observation: Observation) -> Observation | str:
     - `LocalSGD` of one step: `-delta / lr`, less weight decay; Nesterov's momentum scales it.
     - `Aggregate` of clients that each send one gradient, counted in proportion to their examples: the gradient of all
       examples together, unless BatchNorm sees each client's batch alone.
-    - `DPSGD` without noise of one example whose gradient was not clipped.
+    - `DPSGD` without noise of one example. If its gradient was clipped, the last layer tells by how much: its bias's
+      gradient is a multiple of `softmax(z) - y`, and the logits z follow from the layer's input, which needs no scale.
 
     Args:
         observation: what the attacker holds; it is not changed.
@@ -42,7 +49,10 @@ def as_gradient(observation: Observation) -> Observation | str:
     if observation.defenses and reduced.scale != 1:
         return "the defense acts on the update as it was sent, which the gradient's scale would change"
     if isinstance(client, DPSGD) and _clipped(client, observation.update):
-        return "the example's gradient was clipped, which leaves its direction only"
+        scale = None if observation.defenses else _clipping(observation)
+        if scale is None:
+            return "the example's gradient was clipped, and the last layer does not tell by how much"
+        reduced = _Reduced(reduced.client, scale)
     return replace(
         observation,
         client=reduced.client,
@@ -125,6 +135,27 @@ def _clipped(client: DPSGD, update: Update) -> bool:
     """Whether a single example's update has the largest norm that clipping leaves."""
     norm = update.squared_norm() ** 0.5 * (client.expected_batch_size or 1)
     return norm > client.clip * (1 - 1e-4)
+
+
+def _clipping(observation: Observation) -> float | None:
+    """The factor before a single example's gradient; None where the last layer does not tell."""
+    task, state, update = observation.task, observation.state, observation.update.tensors
+    head, form = find_head(task, state), find_loss_form(task)
+    if head is None or head.bias is None or isinstance(form, str) or not form.is_plain:
+        return None
+    if not bool(update[head.bias].any()):
+        return None
+    example = single_example(update[head.weight], update[head.bias])
+    logits = state.parameters[head.weight].double() @ example.features + state.parameters[head.bias].double()
+    if observation.targets is not None:
+        target = task.target_probabilities(observation.targets)[0].double()
+    else:
+        target = torch.nn.functional.one_hot(example.residual.argmin(), task.num_classes).double()
+    residual = torch.softmax(logits, dim=0) - target
+    power = float(residual.square().sum())
+    scale = float(example.residual.dot(residual)) / power if power > 0 else 0.0
+    misfit = float((example.residual - scale * residual).norm() / example.residual.norm())
+    return scale if scale > 0 and misfit <= _SLACK * observation.update.rounding else None
 
 
 def _rescaled(update: Update, state: ModelState, scale: float, decay: float) -> Update:

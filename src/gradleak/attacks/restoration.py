@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from gradleak.attacks.disturbance import undisturbed
 from gradleak.attacks.head import find_head
 from gradleak.attacks.labels.loss_form import find_loss_form
 from gradleak.threat import Observation
@@ -49,7 +50,7 @@ def restored(observation: Observation) -> Observation:
         that row kept its digits.
     """
     task, state, update = observation.task, observation.state, observation.update
-    plain = observation.batch_size == 1 and update.kind == "gradient" and observation.defenses == ()
+    plain = observation.batch_size == 1 and update.kind == "gradient" and undisturbed(observation)
     head = find_head(task, state) if plain else None
     if head is None or head.bias is None or {head.weight, head.bias} - set(update.tensors):
         return observation

@@ -22,7 +22,7 @@ from gradleak.audits.preparing import (
     redrawn,
 )
 from gradleak.audits.spec import Component, Composition, DataSpec, Limit, ModelSpec
-from gradleak.clients import Client
+from gradleak.clients import ChecksBatch, Client
 from gradleak.defenses import Defense
 from gradleak.errors import BadInput
 from gradleak.tensorfiles import read_safetensors
@@ -153,8 +153,12 @@ class _Check:
 
     def check_clients(self, model: PreparedModel) -> None:
         """Clients that cannot train a model."""
+        sizes = [size for size in _listed(self.raw.get("batch_size", 1)) if isinstance(size, int) and size >= 1]
         for path, client in self.clients:
-            self.found += [_about_setting(path, problem) for problem in client.problems(model.task)]
+            problems = client.problems(model.task)
+            if not problems and isinstance(client, ChecksBatch):
+                problems = [problem for size in sizes for problem in client.batch_problems(size)]
+            self.found += [_about_setting(path, problem) for problem in problems]
 
     def check_threats(self) -> None:
         """Facts that do not exist, and facts that are neither true nor false."""

@@ -2,15 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gradleak.clients.protocol import Simulate
-from gradleak.clients.settings import StepSettings
+from gradleak.clients.settings import StepSettings, sent_names
 from gradleak.clients.step import bound_step
+from gradleak.errors import BadInput, missing_extra, refuse
 from gradleak.tasks import ModelState, Task
 from gradleak.updates import UpdateKind
+
+Accountant = Literal["prv", "rdp", "gdp"]
 
 # As opacus, which adds this to the norm before it divides.
 _NORM_SLACK = 1e-6
@@ -18,10 +23,11 @@ _NORM_SLACK = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class DPSGD(StepSettings):
-    """One noisy step of DP-SGD (Abadi et al. 2016, algorithm 1), as opacus makes it.
+    """One noisy step of DP-SGD as opacus makes it; `epsilon` is by opacus' PRV accountant unless another is named.
 
-    `1/B (sum_n min(1, clip / ||g_n||) g_n + N(0, (noise_multiplier clip)^2))` with g_n the gradient of example n. The
-    noise is the client's private randomness: an attacker simulates the rest.
+    `1/B (sum_n min(1, clip / ||g_n||) g_n + N(0, (noise_multiplier clip)^2))` with g_n the gradient of example n by all
+    trained parameters together ("flat" clipping; Abadi et al. 2016, algorithm 1). The noise is the client's private
+    randomness: an attacker simulates the rest.
 
     Args:
         clip: largest norm of an example's gradient, over all parameters; above 0.
@@ -43,7 +49,10 @@ class DPSGD(StepSettings):
 
     def problems(self, task: Task) -> list[str]:
         """Settings outside their range, and models whose examples influence each other."""
-        problems = super().problems(task)
+        return super().problems(task) + self._range_problems() + self._model_limits(task)
+
+    def _range_problems(self) -> list[str]:
+        problems: list[str] = []
         if not 0 < self.clip < float("inf"):
             problems.append(f"client.clip: expected a finite number above 0, got {self.clip}; give the clipping norm")
         if not 0 <= self.noise_multiplier < float("inf"):
@@ -55,6 +64,12 @@ class DPSGD(StepSettings):
                 f"client.expected_batch_size: expected at least 1, got {self.expected_batch_size}; "
                 "None is the number of private examples"
             )
+        return problems
+
+    def _model_limits(self, task: Task) -> list[str]:
+        problems: list[str] = []
+        if self.send_buffers:
+            problems.append("client.send_buffers: expected False, since DP-SGD shares no statistics; leave it out")
         if self.mode == "train" and any(
             isinstance(layer, torch.nn.modules.batchnorm._BatchNorm)  # pyright: ignore[reportPrivateUsage]
             for layer in task.model.modules()
@@ -67,10 +82,50 @@ class DPSGD(StepSettings):
             problems.append("client.micro_batch: expected none, since every example passes alone; leave it out")
         return problems
 
+    def epsilon(self, steps: int, delta: float, accountant: Accountant = "prv") -> float:
+        """The epsilon of (epsilon, delta)-differential privacy after many such steps with Poisson-sampled batches.
+
+        Neighboring data sets differ by one example that is added or removed.
+
+        Args:
+            steps: how many, at least 1.
+            delta: in (0, 1), usually below one over the size of the data set.
+            accountant: one of opacus': `"prv"`, the tightest (Gopi et al. 2021; an upper bound within 0.01 of the true
+                value); `"rdp"`, Renyi differential privacy, a looser bound; `"gdp"`, Gaussian differential privacy, a
+                limit for many steps that may lie below the true value, of which opacus warns.
+
+        Returns:
+            Epsilon; infinity without noise.
+
+        Raises:
+            BadInput: when a setting is out of range, or opacus is not installed.
+        """
+        problems: list[str] = []
+        if steps < 1:
+            problems.append(f"steps: expected at least 1, got {steps}; count the steps of the whole training")
+        if not 0 < delta < 1:
+            problems.append(f"delta: expected a number in (0, 1), got {delta}; 1e-5 is usual")
+        if accountant not in get_args(Accountant):
+            problems.append(f"accountant: expected 'prv', 'rdp' or 'gdp', got {accountant!r}; choose one")
+        refuse(problems + self._range_problems())
+        if self.noise_multiplier == 0:
+            return float("inf")
+        try:
+            from opacus.accountants import create_accountant
+        except ImportError as error:
+            raise BadInput(missing_extra("opacus", "dp", "epsilon of DP-SGD").problems) from error
+        made = create_accountant(mechanism=accountant)
+        made.history = [(self.noise_multiplier, self.sampling_rate, steps)]
+        # At a sampling rate of 1 opacus takes the logarithm of 0, and rightly goes on with minus infinity.
+        with np.errstate(divide="ignore", over="ignore"):
+            return float(made.get_epsilon(delta=delta))
+
     def bind(self, task: Task, state: ModelState, generator: torch.Generator | None = None) -> Simulate:
         """Copy the model once; see `Client.bind`. The generator draws the noise and the masks of random dropout."""
         settings = replace(self, send_buffers=False)
-        step = bound_step(settings, task, state, all_trained=False)
+        # An example's norm counts everything that is trained, whether it is sent or not.
+        step = bound_step(settings, task, state, all_trained=True)
+        sent = sent_names(self, list(step.parameters))
         private = None if generator is None else int(torch.randint(2**31, (), generator=generator))
 
         def one(variable: Tensor, targets: Tensor, masks: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -81,7 +136,7 @@ class DPSGD(StepSettings):
             squares = torch.stack([gradient.square().sum() for gradient in gradients.values()]).sum()
             norm = torch.where(squares > 0, torch.where(squares > 0, squares, 1).sqrt(), 0)
             factor = (self.clip / (norm + _NORM_SLACK)).clamp(max=1.0)
-            return {name: factor * gradient for name, gradient in gradients.items()}
+            return {name: factor * gradients[name] for name in sent}
 
         each: Callable[..., dict[str, Tensor]] = torch.vmap(one)
 

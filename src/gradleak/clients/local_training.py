@@ -108,7 +108,8 @@ class LocalTraining(StepSettings, ABC):
 
     def with_order(self, count: int, generator: torch.Generator) -> Self:
         """The client with the order that it draws for `count` examples as a setting; itself if it draws none."""
-        if self.order is not None or not self.shuffle:
+        # The mean over one batch of everything knows no order.
+        if self.order is not None or not self.shuffle or (self.batch_size or count) >= count:
             return self
         drawn = (tuple(torch.randperm(count, generator=generator).tolist()) for _ in range(self.epochs))
         return replace(self, order=tuple(drawn))

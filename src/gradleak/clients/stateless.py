@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]  # the only common base class
@@ -35,7 +36,9 @@ class FixedMask(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Zero the masked entries of each example and scale the rest by `1 / (1 - probability)`."""
         generator = stage_generator(self.seed, f"dropout/{self.name}")
-        kept = torch.rand(inputs.shape[1:], generator=generator) >= self.probability
+        # Drawn outside of torch, which draws nothing while restarts pass together under `vmap`.
+        draws = np.random.default_rng(generator.initial_seed()).random(inputs.shape[1:])
+        kept = torch.from_numpy(draws >= self.probability)
         return inputs * kept.to(inputs.device, inputs.dtype) / (1 - self.probability)
 
 

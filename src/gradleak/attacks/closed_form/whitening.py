@@ -125,8 +125,8 @@ class Whitening:
         for layer in self.chain.layers[: self.front.index]:
             values.append(layer(values[-1]))
         metrics = {"": self._metric("", self._front_matrix(), tightness * self.noise)}
-        for index, cotangents in downward(self.chain, self.front, values):
-            layer = self.chain.layers[index]
+        for index, differentiable in downward(self.chain, self.front, values):
+            layer, cotangents = self.chain.layers[index], differentiable.detach()
             if isinstance(layer, Affine):
                 noise = self._gradient_noise(layer.name, cotangents, values[index], layer)
                 metrics[layer.name] = self._metric(layer.name, _gradient_matrix(layer, cotangents), tightness * noise)

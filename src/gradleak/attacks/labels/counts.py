@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from gradleak.attacks.disturbance import undisturbed
 from gradleak.attacks.head import Head, find_head
 from gradleak.attacks.labels.bounds import fewest_of_each
 from gradleak.attacks.labels.dummies import Responses, dummy_variables, responses
@@ -109,12 +110,12 @@ def recover_counts(
     form = find_loss_form(task)
     if isinstance(form, str):
         return NoCounts(form)
-    undisturbed = observation.defenses == ()
+    is_exact = undisturbed(observation)
     if batch_size == 1:
         label = _single(observation, head)
         if label is not None:
             counts = torch.nn.functional.one_hot(torch.tensor(label), task.num_classes)
-            proved = undisturbed and form.is_plain
+            proved = is_exact and form.is_plain
             return LabelCounts(counts, "sign", proved, nothing, counts * int(proved))
     scale = gradient_scale(observation, batch_size)
     if isinstance(scale, str):
@@ -151,9 +152,9 @@ def _from_dummies(
     observation: Observation, view: HeadGradient, form: LossForm, batch_size: int, found: Responses
 ) -> LabelCounts:
     """Mean softmax of dummies first, then the evidence of the whole gradient; never below what is proved."""
-    undisturbed = observation.defenses == ()
+    is_exact = undisturbed(observation)
     at_least = torch.zeros(len(view.bias), dtype=torch.long)
-    if undisturbed and isinstance(observation.client, Gradient):
+    if is_exact and isinstance(observation.client, Gradient):
         at_least = fewest_of_each(
             view,
             form,
@@ -172,9 +173,9 @@ def _from_dummies(
     if trained and (weight < _ALIKE or batch_size >= len(counts)):
         return LabelCounts(counts, "blend", False, rough, at_least)
     if len(counts) > _EVIDENCE_CLASSES:
-        return _likeliest(estimates, found.logits, batch_size, at_least, undisturbed and not trained)
+        return _likeliest(estimates, found.logits, batch_size, at_least, is_exact and not trained)
     result = climb(build_model(view, found.features, form.weights, form.targets), counts, at_least)
-    certain = undisturbed and not trained and result.probability > _CERTAIN and result.strain < _FOREIGN
+    certain = is_exact and not trained and result.probability > _CERTAIN and result.strain < _FOREIGN
     return LabelCounts(result.counts, "evidence", certain, result.spread, at_least)
 
 

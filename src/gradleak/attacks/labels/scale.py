@@ -33,8 +33,9 @@ def gradient_scale(observation: Observation, batch_size: int) -> float | str:
     sent = client.bind(task, state)(variable, targets)
     sign = 1 if client.kind == "gradient" else -1
     gradient = Gradient(mode=client_mode(observation), dropout="off").bind(task, state)(variable, targets)
-    left = torch.cat([sign * tensor.flatten().double() for tensor in sent.values()])
-    right = torch.cat([gradient[name].flatten().double() for name in sent])
+    # Buffers that are sent too have no scale.
+    left = torch.cat([sign * sent[name].flatten().double() for name in gradient])
+    right = torch.cat([tensor.flatten().double() for tensor in gradient.values()])
     factor = float(left.dot(right) / right.dot(right))
     rest = float((left - factor * right).norm() / left.norm().clamp_min(1e-300))
     if factor <= 0 or rest > _LARGEST_CURVATURE:

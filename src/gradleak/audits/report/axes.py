@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from gradleak.audits.report.words import accuracy
 from gradleak.audits.store import Group
 
-_TITLES = {"batch_size": "batch size", "stage": "training stage"}
+_TITLES = {"batch_size": "batch size", "stage": "training stage", "client.count": "clients in the aggregate"}
+# Settings of a client that would be taken for those of the attack or of the whole.
+_LOCAL = {"epochs": "local epochs", "batch_size": "local batch size", "lr": "local learning rate"}
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def _axis(path: str, groups: Sequence[Group]) -> Axis:
     kept = [members for members in lines.values() if len({str(member.settings[path]) for member in members}) > 1]
     return Axis(
         path,
-        _TITLES.get(path, path.rpartition(".")[2].replace("_", " ")),
+        _title(path),
         tuple(_with_accuracy(word, path, groups) for word in words),
         tuple(_line(members, path, words, [line[0] for line in kept]) for members in kept),
     )
@@ -92,6 +94,12 @@ def _with_accuracy(word: str, path: str, groups: Sequence[Group]) -> str:
     found = {accuracy(group.settings, "test") for group in groups if str(group.settings[path]) == word}
     known = next(iter(found), "")
     return f"{word}\n(test accuracy {known})" if known and len(found) == 1 else word
+
+
+def _title(path: str) -> str:
+    name = path.rpartition(".")[2]
+    local = _LOCAL.get(name) if path.startswith("client.") else None
+    return _TITLES.get(path) or local or name.replace("_", " ")
 
 
 def _line(members: Sequence[Group], path: str, words: tuple[str, ...], first_of_lines: Sequence[Group]) -> AxisLine:
