@@ -16,6 +16,7 @@ from gradleak.attacks.recipes import cpl, dlg, gradinversion, idlg, inverting_gr
 from gradleak.attacks.relu import relu_inversion
 from gradleak.attacks.residual import residual_peeling
 from gradleak.attacks.smooth import staged
+from gradleak.attacks.using_layers import using_layers
 
 ATTACKS = (
     auto,
@@ -30,6 +31,7 @@ ATTACKS = (
     sapag,
     gradinversion,
     r_gap,
+    using_layers,
 )
 """Factories of every attack that comes with the package, for listings; the name is the function's own."""
 
@@ -55,4 +57,5 @@ __all__ = [
     "softmax_separation",
     "spear",
     "staged",
+    "using_layers",
 ]

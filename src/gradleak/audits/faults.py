@@ -26,6 +26,10 @@ _KINDS = {
 }
 
 
+CHOICE = "one of two: "
+"""Where one of two forms is meant, pydantic puts its name in the path; names that begin so are left out again."""
+
+
 @dataclass(frozen=True)
 class Fault:
     """One mistake.
@@ -93,7 +97,7 @@ def structural_faults(error: ValidationError, root: type[BaseModel]) -> list[Fau
     Returns:
         Faults with paths into the normalized spec.
     """
-    errors = error.errors(include_url=False)
+    errors = [{**entry, "loc": _place(entry["loc"])} for entry in error.errors(include_url=False)]
     unknown = {tuple(entry["loc"]) for entry in errors if entry["type"] == "extra_forbidden"}
     explained: set[Path] = set()
     faults: list[Fault] = []
@@ -125,6 +129,10 @@ def expected_words(error: Mapping[str, Any]) -> str:
     if kind == "literal_error":
         return f"one of {', '.join(_choices(error))}"
     return str(error["msg"]).lower()
+
+
+def _place(path: Path) -> Path:
+    return tuple(step for step in path if not str(step).startswith(CHOICE))
 
 
 def _choices(error: Mapping[str, Any]) -> list[str]:
