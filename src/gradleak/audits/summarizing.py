@@ -98,7 +98,7 @@ def _group(
         psnr_interval=(interval.low, interval.high),
         ssim=spread_of(_pooled(members, lambda record: record.numbers("ssim"))),
         correlation=spread_of(_pooled(members, lambda record: record.numbers("correlation"))),
-        leaks=leaks_of(psnr, thresholds),
+        leaks=leaks_of(psnr, thresholds, [record.status == "converged" for record in members]),
         targets_correct=_targets(members),
         evaluations=_median([float(record.evaluations) for record in members]),
         seconds=_median([record.seconds for record in members]),
@@ -108,12 +108,25 @@ def _group(
     )
 
 
-def leaks_of(psnr: Sequence[Sequence[float]], thresholds: Sequence[float]) -> tuple[Leak, ...]:
-    """How many batches and images reached each threshold, from the PSNR of every image of every batch."""
+def leaks_of(
+    psnr: Sequence[Sequence[float]], thresholds: Sequence[float], reproduced: Sequence[bool] = ()
+) -> tuple[Leak, ...]:
+    """How many batches and images reached each threshold.
+
+    Args:
+        psnr: dB, of every image of every batch.
+        thresholds: dB.
+        reproduced: whether the attack reproduced the update of each batch; nothing if there was no attack.
+
+    Returns:
+        One entry for each threshold.
+    """
     found: list[Leak] = []
     for threshold in thresholds:
         reached = [[value >= threshold for value in values] for values in psnr]
-        found.append(Leak(threshold, rate([any(row) for row in reached]), sum(map(sum, reached)), sum(map(len, psnr))))
+        unsettled = sum(not any(row) and not settled for row, settled in zip(reached, reproduced, strict=False))
+        batches = rate([any(row) for row in reached])
+        found.append(Leak(threshold, batches, sum(map(sum, reached)), sum(map(len, psnr)), unsettled))
     return tuple(found)
 
 

@@ -60,12 +60,15 @@ class Leak:
             images of one batch share an update, so the interval is over batches.
         images: private examples that reached it.
         of: all private examples.
+        unsettled: batches below it whose attack did not reproduce the update either (it ended early, diverged, crashed
+            or did not apply), so that they may be leaks which nobody found.
     """
 
     threshold: float
     batches: Rate
     images: int
     of: int
+    unsettled: int = 0
 
 
 def leak_at(leaks: Sequence[Leak], threshold: float) -> Leak:

@@ -4,9 +4,21 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gradleak.audits.store import Group
+from gradleak.audits.report.words import accuracy
+from gradleak.audits.store import Group, component_list
 
-_TITLES = {"batch_size": "batch size", "stage": "training stage"}
+_TITLES = {
+    "batch_size": "batch size",
+    "stage": "training stage",
+    "attack.layers": "layers that the attack sees",
+    "client.count": "aggregated clients",
+    "client.epochs": "local epochs",
+    "client.batch_size": "local batch size",
+    "client.clients.0.epochs": "local epochs of each client",
+}
+
+_WORDS = ("stage", "attack.layers")
+"""Settings that are axes although their values are words."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +37,11 @@ class AxisLine:
     places: tuple[float, ...]
     groups: tuple[Group, ...]
 
+    @property
+    def title(self) -> str:
+        """Attack and setting."""
+        return ", ".join(filter(None, (self.attack, self.setting)))
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -41,6 +58,10 @@ class Axis:
     title: str
     words: tuple[str, ...]
     lines: tuple[AxisLine, ...]
+
+    def word(self, place: float) -> str:
+        """A value of the axis on one line."""
+        return self.words[int(place)].replace("\n", " ") if self.words else f"{place:g}"
 
 
 def axes_of(groups: Sequence[Group]) -> list[Axis]:
@@ -64,36 +85,46 @@ def axes_of(groups: Sequence[Group]) -> list[Axis]:
 
 
 def _varies(path: str, value: object) -> bool:
-    """Whether a setting can be an axis: a number, or the stage of training."""
+    """Whether a setting can be an axis: a number, the stage of training, or the layers that an attack sees."""
+    if path in _WORDS:
+        return value is not None
     if path.startswith(("attack.", "code.")):
         return False
-    return path == "stage" and value is not None or (isinstance(value, int | float) and not isinstance(value, bool))
+    return (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def _axis(path: str, groups: Sequence[Group]) -> Axis:
     words: tuple[str, ...] = ()
-    if path == "stage":
-        words = tuple(dict.fromkeys(str(group.settings[path]) for group in groups))
+    if path in _WORDS:
+        words = tuple(dict.fromkeys(_word(group.settings[path]) for group in groups))
     lines: dict[str, list[Group]] = {}
     for group in groups:
         lines.setdefault(json.dumps(_rest(group.settings, path), sort_keys=True), []).append(group)
     kept = [members for members in lines.values() if len({str(member.settings[path]) for member in members}) > 1]
     return Axis(
         path,
-        _TITLES.get(path, path.rpartition(".")[2].replace("_", " ")),
-        words,
+        _title(path),
+        tuple(_with_accuracy(word, path, groups) for word in words),
         tuple(_line(members, path, words, [line[0] for line in kept]) for members in kept),
     )
 
 
+def _with_accuracy(word: str, path: str, groups: Sequence[Group]) -> str:
+    """A stage with the test accuracy that the model has there, if all models of that stage have the same."""
+    found = {accuracy(group.settings, "test") for group in groups if _word(group.settings[path]) == word}
+    known = next(iter(found), "")
+    return f"{word}\n(test accuracy {known})" if known and len(found) == 1 else word
+
+
 def _line(members: Sequence[Group], path: str, words: tuple[str, ...], first_of_lines: Sequence[Group]) -> AxisLine:
     placed = sorted(
-        ((words.index(str(value)) if words else float(str(value)), group) for group, value in _values(members, path)),
+        ((words.index(_word(value)) if words else float(str(value)), group) for group, value in _values(members, path)),
         key=lambda pair: pair[0],
     )
+    first = members[0]
     return AxisLine(
-        members[0].attack,
-        _setting(members[0], path, first_of_lines),
+        str(first.settings.get("attack.attack", "auto")) if path == "attack.layers" else first.attack,
+        _setting(first, path, first_of_lines),
         tuple(float(place) for place, _ in placed),
         tuple(group for _, group in placed),
     )
@@ -104,15 +135,34 @@ def _values(members: Sequence[Group], path: str) -> list[tuple[Group, object]]:
 
 
 def _rest(settings: Mapping[str, object], path: str) -> dict[str, object]:
-    # A trained stage has weights of its own, which come with it.
-    own = {path, "model.weights", "model.digest"} if path == "stage" else {path}
-    return {name: value for name, value in settings.items() if name not in own}
+    """What has to be equal along the axis: all but the setting itself and what follows from it."""
+    rest = {name: value for name, value in settings.items() if name != path and not _follows(name, path)}
+    if path == "client.count" and "batch_size" in rest:
+        # Every client brings its own examples, so that the batch grows with the clients.
+        rest["batch_size"] = float(str(rest["batch_size"])) / float(str(settings[path]))
+    return rest
+
+
+def _follows(name: str, path: str) -> bool:
+    """Whether a setting changes with the axis by itself: another network has other weights."""
+    if path == "stage" and name.startswith("model.trained."):
+        return name != "model.trained.data"
+    return path.startswith(("stage", "model.")) and name in {"model.weights", "model.digest"}
+
+
+def _title(path: str) -> str:
+    return _TITLES.get(path, path.rpartition(".")[2].replace("_", " "))
+
+
+def _word(value: object) -> str:
+    """An entry of an axis without numbers."""
+    return " + ".join(map(str, component_list(value))) if isinstance(value, list) else str(value)
 
 
 def _setting(group: Group, path: str, others: Sequence[Group]) -> str:
     """The settings in which this line differs from the other lines, attack and axis aside."""
     differing = [
-        f"{name.rpartition('.')[2]} {value}"
+        f"{_title(name)} {value}"
         for name, value in _rest(group.settings, path).items()
         if not name.startswith(("attack.", "code.")) and any(other.settings.get(name) != value for other in others)
     ]

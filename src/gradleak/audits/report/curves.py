@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gradleak.audits.report import plots
+from gradleak.audits.report.answers import answer
 from gradleak.audits.report.axes import axes_of
+from gradleak.audits.report.tables import Table, axis_table
 from gradleak.audits.store import CLOSE_DB, RECOGNIZABLE_DB, Contents, TrialRecord, column_numbers, mapping
 
 
@@ -32,12 +34,16 @@ class Curves:
         plots: those that have something to draw.
         legend: words and the number of their color.
         note: a sentence; empty for none.
+        answers: what the curves say about protection, one sentence for each line.
+        table: the figures behind them, if they are few.
     """
 
     title: str
     plots: tuple[Plot, ...]
     legend: tuple[tuple[str, int], ...]
     note: str = ""
+    answers: tuple[str, ...] = ()
+    table: Table | None = None
 
 
 def curves_of(contents: Contents, shown: Sequence[TrialRecord], colors: Mapping[str, int]) -> list[Curves]:
@@ -59,16 +65,19 @@ def _axes(contents: Contents, colors: Mapping[str, int]) -> list[Curves]:
     found: list[Curves] = []
     for axis in axes_of(contents.summary.groups):
         lines = [(line, position % plots.series_count() + 1) for position, line in enumerate(axis.lines)]
-        if all(not line.setting for line in axis.lines):
+        if all(not line.setting and line.attack in colors for line in axis.lines):
             lines = [(line, colors[line.attack]) for line in axis.lines]
         shown = lines[: plots.series_count()]
-        legend = tuple((", ".join(filter(None, (line.attack, line.setting))), color) for line, color in shown)
+        legend = (*((line.title, color) for line, color in shown), ("best answer without the update", 0))
         svg = plots.axis_plot(shown, axis.title, axis.words, contents.declared.thresholds)
         note = f"{len(lines) - len(shown)} more lines are in report.json." if len(lines) > len(shown) else ""
         if svg:
             caption = "Median over private images; the band is its 95 % interval over captured batches."
             plot = Plot(svg, f"Median PSNR against {axis.title}, one line for each attack and setting", caption)
-            found.append(Curves(f"Leakage over {axis.title}", (plot,), legend, note))
+            threshold = contents.declared.thresholds[0]
+            said = tuple(answer(axis, line, threshold) for line, _ in shown)
+            table = axis_table(axis, threshold)
+            found.append(Curves(f"Leakage over {axis.title}", (plot,), legend, note, said, table))
     return found
 
 

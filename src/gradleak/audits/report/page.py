@@ -7,6 +7,7 @@ from importlib import resources
 from typing import Any
 
 from gradleak.audits.report import choosing, plots, wall, words
+from gradleak.audits.report.answers import answers_of
 from gradleak.audits.report.choosing import choose
 from gradleak.audits.report.curves import curves_of
 from gradleak.audits.store import (
@@ -26,6 +27,9 @@ from gradleak.audits.store import (
 
 LISTED = 60
 """Up to so many trials a report lists the full settings of each; beyond, those of one trial of each group."""
+
+MOST_ANSWERS = 8
+"""Largest number of sentences about curves that stand with the verdict; all of them stand with the curves."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,7 @@ def _data(store: Store, contents: Contents, brief: bool) -> dict[str, Any]:
         "thresholds": contents.declared.thresholds,
         "limits": [(one, words.cell(one.cell)) for one in contents.limits],
         "verdict": words.verdict(summary),
+        "answers": answers_of(contents)[:MOST_ANSWERS],
         "statuses": words.STATUS,
         "short_statuses": words.SHORT_STATUS,
         "close": CLOSE_DB,
@@ -161,12 +166,15 @@ def _hero(store: Store, record: TrialRecord | None, worst: ImageLeak | None) -> 
 def _blocks(groups: Sequence[Group], colors: Mapping[str, int]) -> list[Block]:
     collected: dict[tuple[str, ...], list[Group]] = {}
     for group in groups:
-        key = (group.data, str(group.batch_size), group.client, group.defenses, group.threat)
+        model = words.model(group.settings)
+        key = (group.data, str(group.batch_size), group.client, group.defenses, model, group.threat)
         collected.setdefault(key, []).append(group)
     blocks: list[Block] = []
-    for (data, batch, client, defenses, _), found in collected.items():
+    named = len({key[4] for key in collected}) > 1 or any("model.trained.data" in group.settings for group in groups)
+    for (data, batch, client, defenses, model, _), found in collected.items():
         members = sorted(found, key=lambda group: colors[group.attack])  # alike in every block
         setting = f"{batch} image{'' if batch == '1' else 's'} in a batch, client {client}, {defenses or 'no defense'}"
+        setting += f", model {model}" if named else ""
         shared = all(member.baselines == members[0].baselines for member in members)
         rows = [
             (member, () if shared and position < len(members) - 1 else member.baselines)

@@ -8,7 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from gradleak.audits.report.axes import AxisLine
-from gradleak.audits.store import TrialRecord
+from gradleak.audits.store import Group, TrialRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -126,7 +126,9 @@ def axis_plot(lines: Sequence[tuple[AxisLine, int]], title: str, words: Sequence
     Returns:
         SVG.
     """
-    curves: list[Curve] = []
+    # What needs no update depends on the examples alone, which lines of one place share.
+    chance = {place: chance_db(group) for line, _ in lines for place, group in zip(line.places, line.groups, strict=True)}
+    curves = [Curve(sorted(chance), [chance[place] for place in sorted(chance)], 0)]
     for line, series in lines:
         medians = [min(group.psnr.median, _HIGHEST_DB) for group in line.groups]
         band = (
@@ -137,6 +139,11 @@ def axis_plot(lines: Sequence[tuple[AxisLine, int]], title: str, words: Sequence
     places = [place for line, _ in lines for place in line.places]
     wide = not words and min(places) > 0 and max(places) >= 8 * min(places)
     return _svg(curves, Frame(x=title, y="median PSNR (dB)", log_x=wide, ticks=words, rows=marks))
+
+
+def chance_db(group: Group) -> float:
+    """Median PSNR in dB of the best kind of answer that never saw the update; NaN if there is none."""
+    return max((row.psnr.median for row in group.baselines if not math.isnan(row.psnr.median)), default=math.nan)
 
 
 def layer_plot(records: Sequence[TrialRecord]) -> tuple[str, tuple[str, ...]]:
