@@ -51,6 +51,7 @@ def problems(spec: object, *overrides: str) -> list[str]:
         read_spec(spec, overrides)  # type: ignore[arg-type]
     return list(caught.value.problems)
 
+
 TWO = {"name": "Aggregate", "clients": ["Gradient"], "count": 2}
 
 
@@ -113,7 +114,10 @@ def test_mistakes_of_the_command_line_come_with_those_of_the_file(tmp_path: Path
         ({"batch_size": {"per_client": 0}}, "batch_size.per_client: expected at least 1, got 0"),
         ({"batch_size": [1, {"per_clint": 1}]}, "batch_size.1.per_clint: expected one of per_client"),
         ({"batch_size": {"per_client": 6}, "client": TWO}, "batch_size: expected at most 11 (one less than"),
-        ({"attack": {"name": "using_layers", "layers": "conv9.*"}}, "attack.layers: expected all, first, last or patterns"),
+        (
+            {"attack": {"name": "using_layers", "layers": "conv9.*"}},
+            "attack.layers: expected all, first, last or patterns",
+        ),
         ({"attack": {"name": "using_layers", "attack": "outo"}}, "did you mean 'auto'?"),
         ({"trials": True}, "trials: expected a whole number, got True"),
         ({"seed": -1}, "seed: expected at least 0, got -1"),

@@ -39,11 +39,7 @@ class UsingLayers:
     name: str = "using_layers"
 
     def __call__(self, observation: Observation, *, seed: int = 0, progress: Progress | None = None) -> Reconstruction:
-        """Attack; see `Attack.__call__`.
-
-        Raises:
-            BadInput: when a pattern fits no tensor of the update.
-        """
+        """Attack; see `Attack.__call__`. A pattern that fits no tensor of the update is refused as bad input."""
         names = list(observation.update.tensors)
         refuse(self._problems(names))
         kept = chosen_tensors(names, self.layers)
@@ -62,7 +58,9 @@ class UsingLayers:
             f"({', '.join(names[:3])}, ...), got {pattern!r}, which fits none; correct it"
             for pattern in missing
         ]
-        return found if patterns else ["using_layers.layers: expected at least one pattern, got none; all is everything"]
+        return (
+            found if patterns else ["using_layers.layers: expected at least one pattern, got none; all is everything"]
+        )
 
 
 def chosen_tensors(names: Sequence[str], layers: str | Sequence[str]) -> list[str]:

@@ -97,12 +97,12 @@ def structural_faults(error: ValidationError, root: type[BaseModel]) -> list[Fau
     Returns:
         Faults with paths into the normalized spec.
     """
-    errors = [{**entry, "loc": _place(entry["loc"])} for entry in error.errors(include_url=False)]
-    unknown = {tuple(entry["loc"]) for entry in errors if entry["type"] == "extra_forbidden"}
+    errors = error.errors(include_url=False)
+    unknown = {_place(entry["loc"]) for entry in errors if entry["type"] == "extra_forbidden"}
     explained: set[Path] = set()
     faults: list[Fault] = []
     for entry in errors:
-        path = tuple(entry["loc"])
+        path = _place(entry["loc"])
         if path in unknown:
             known = _keys(root, path[:-1])
             close = get_close_matches(str(path[-1]).lower(), known, n=1, cutoff=0.6)
@@ -111,7 +111,7 @@ def structural_faults(error: ValidationError, root: type[BaseModel]) -> list[Fau
         elif entry["type"] != "missing":
             faults.append(Fault(path, _text(entry)))
     for entry in errors:
-        path = tuple(entry["loc"])
+        path = _place(entry["loc"])
         if entry["type"] == "missing" and path not in explained:
             faults.append(Fault(path, "expected a value, got none; add it"))
     return faults

@@ -218,6 +218,9 @@ def mapping(value: object) -> Mapping[str, object]:
 def attack_words(attack: Mapping[str, object]) -> str:
     """How an attack is called in tables: by its name, and one that is given some layers only by those too.
 
+    Returns:
+        The words.
+
     >>> attack_words({"name": "using_layers", "attack": "dlg", "layers": ["first", "last"]})
     'dlg, layers first + last'
     """

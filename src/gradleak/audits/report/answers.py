@@ -50,8 +50,10 @@ def answer(axis: Axis, line: AxisLine, threshold: float) -> str:
         A sentence: the success rates with their 95 % intervals, and where they protect, do not, or tell nothing.
     """
     places = [axis.word(place) for place in line.places]
-    states = [state_of(group, threshold) for group in line.groups]
-    return f"{line.title}: {_course(axis, line, places, threshold)}; {_verdict(line.groups, places, states, threshold)}."
+    states: list[State] = [state_of(group, threshold) for group in line.groups]
+    return (
+        f"{line.title}: {_course(axis, line, places, threshold)}; {_verdict(line.groups, places, states, threshold)}."
+    )
 
 
 def state_of(group: Group, threshold: float) -> State:
@@ -82,9 +84,8 @@ def _course(axis: Axis, line: AxisLine, places: Sequence[str], threshold: float)
         return f"by {axis.title}, success at {threshold:g} dB is {_listed(named)}"
     first, last = (leak_at(group.leaks, threshold).batches.share for group in (line.groups[0], line.groups[-1]))
     moves = "falls" if last < first else "rises" if last > first else "goes"
-    return (
-        f"success at {threshold:g} dB {moves} from {rates[0]} at {axis.title} {places[0]} to {rates[-1]} at {places[-1]}"
-    )
+    ends = f"from {rates[0]} at {axis.title} {places[0]} to {rates[-1]} at {places[-1]}"
+    return f"success at {threshold:g} dB {moves} {ends}"
 
 
 def _verdict(groups: Sequence[Group], places: Sequence[str], states: Sequence[State], threshold: float) -> str:

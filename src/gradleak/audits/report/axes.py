@@ -90,7 +90,7 @@ def _varies(path: str, value: object) -> bool:
         return value is not None
     if path.startswith(("attack.", "code.")):
         return False
-    return (isinstance(value, int | float) and not isinstance(value, bool))
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _axis(path: str, groups: Sequence[Group]) -> Axis:
