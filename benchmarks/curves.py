@@ -85,8 +85,13 @@ def write_plots(name: str, curves: Sequence[Curves], results: Path) -> list[str]
             print(f"{file}: {len(text.encode())} bytes are too many, left out")
             continue
         file.write_text(text, encoding="utf-8")
-        lines.append(f"![{plot.label}]({file.name})\n\n*{one.title}. {plot.caption}*")
+        lines.append(f"![{escaped(plot.label)}]({file.name})\n\n*{escaped(one.title)}. {plot.caption}*")
     return lines
+
+
+def escaped(text: str) -> str:
+    """Text in which a star is a star."""
+    return text.replace("*", "\\*")
 
 
 def findings(page: Path) -> str:
@@ -114,10 +119,10 @@ def write_page(name: str, folder: Path, results: Path, command: Sequence[str]) -
         f"# {declared.comment}",
         f"*{len(contents.records)} trials on random images of {data}; {machine}. Threat model: {threat}.*",
         f"```console\n$ gradleak audit {name} --out DIR {' '.join(f'--set {one!r}' for one in command)}\n```",
-        *(f"**{answer}**" for one in curves for answer in one.answers),
+        *(f"**{escaped(answer)}**" for one in curves for answer in one.answers),
         findings(page := results / f"{name}.md"),
         *write_plots(name, [*curves, *layers], results),
-        *(f"## Over {one.table.header[0]}\n\n{one.table.markdown()}" for one in curves if one.table),
+        *(f"## Over {one.table.header[0]}\n\n{escaped(one.table.markdown())}" for one in curves if one.table),
         "Rates count captured batches of which at least one image reached the threshold, with Wilson's 95 % interval; "
         "medians are over images, with intervals from resampled batches. Seconds and evaluations are medians over "
         "trials. An answer without the update is scored on the same images: a gray card, the mean color, the mean of "

@@ -59,6 +59,11 @@ class Axis:
     words: tuple[str, ...]
     lines: tuple[AxisLine, ...]
 
+    @property
+    def ordered(self) -> bool:
+        """Whether a line from one value to the next makes sense."""
+        return self.path != "attack.layers"
+
     def word(self, place: float) -> str:
         """A value of the axis on one line."""
         return self.words[int(place)].replace("\n", " ") if self.words else f"{place:g}"

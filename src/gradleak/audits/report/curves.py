@@ -81,7 +81,8 @@ def axis_curves(contents: Contents, colors: Mapping[str, int], *, legend: bool =
         svg = plots.axis_plot(shown, axis, contents.declared.thresholds, legend=legend)
         note = f"{len(lines) - len(shown)} more lines are in report.json." if len(lines) > len(shown) else ""
         if svg:
-            caption = "Median over private images; the band is its 95 % interval over captured batches."
+            shape = "band" if axis.ordered else "bar"
+            caption = f"Median over private images; the {shape} is its 95 % interval over captured batches."
             plot = Plot(svg, f"Median PSNR against {axis.title}, one line for each attack and setting", caption)
             threshold = contents.declared.thresholds[0]
             said = tuple(answer(axis, line, threshold) for line, _ in shown)
@@ -162,7 +163,7 @@ def layer_curves(records: Sequence[TrialRecord], *, legend: bool = False) -> lis
             plot = Plot(
                 svg,
                 f"Distance of each layer's gradient against evaluations of {attack} on {model}, one line for each",
-                "Relative distance of each weight’s gradient from the shared one; medians over the trials shown above.",
+                "Relative distance of each weight’s gradient from the shared one; medians over these trials.",
             )
             layers = tuple((name, position) for position, name in enumerate(names, start=1))
             found.append(Curves(f"Layers, {attack} on {model}", (plot,), layers))

@@ -38,6 +38,7 @@ class Curve:
         band: lower and upper ends of intervals, or None.
         steps: draw steps instead of straight lines.
         label: words in a legend inside the plot; empty for none.
+        apart: draw dots with their intervals, since nothing lies between the places.
     """
 
     x: Sequence[float]
@@ -46,6 +47,7 @@ class Curve:
     band: tuple[Sequence[float], Sequence[float]] | None = None
     steps: bool = False
     label: str = ""
+    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,8 @@ def axis_plot(
             [min(group.psnr_interval[0], _HIGHEST_DB) for group in line.groups],
             [min(group.psnr_interval[1], _HIGHEST_DB) for group in line.groups],
         )
-        curves.append(Curve(line.places, medians, series, band, label=line.title if legend else ""))
+        label = line.title if legend else ""
+        curves.append(Curve(line.places, medians, series, band, label=label, apart=not axis.ordered))
     places = [place for line, _ in lines for place in line.places]
     wide = not words and min(places) > 0 and max(places) >= 8 * min(places)
     return _svg(curves, Frame(x=axis.title, y="median PSNR (dB)", log_x=wide, ticks=words, rows=marks))
@@ -226,9 +229,23 @@ def _draw(axes: "Axes", curve: Curve) -> None:
     """One line, with a dot where it ends, which also shows lines of one point."""
     color = _SERIES[(curve.series - 1) % len(_SERIES)] if curve.series else _MARK
     style = "steps-pre" if curve.steps else "default"
-    label = curve.label or "_"
-    axes.plot(curve.x, curve.y, color=color, lw=1.6, zorder=2, solid_capstyle="round", drawstyle=style, label=label)
-    if curve.band is not None:
+    line, marker = ("", "o") if curve.apart else ("-", "")
+    axes.plot(
+        curve.x,
+        curve.y,
+        color=color,
+        linewidth=1.6,
+        linestyle=line,
+        marker=marker,
+        markersize=4,
+        zorder=2,
+        solid_capstyle="round",
+        drawstyle=style,
+        label=curve.label or "_",
+    )
+    if curve.band is not None and curve.apart:
+        axes.vlines(curve.x, *curve.band, color=color, alpha=0.5, linewidth=1.6, zorder=1)
+    elif curve.band is not None:
         axes.fill_between(curve.x, *curve.band, color=color, alpha=0.18, linewidth=0, zorder=1)
     places = range(len(curve.y)) if curve.band is not None else [_last(curve)]
     axes.plot(
