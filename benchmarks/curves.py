@@ -123,7 +123,8 @@ def write_page(name: str, folder: Path, results: Path, command: Sequence[str]) -
         findings(page := results / f"{name}.md"),
         *write_plots(name, [*curves, *layers], results),
         *(f"## Over {one.table.header[0]}\n\n{escaped(one.table.markdown())}" for one in curves if one.table),
-        "Rates count captured batches of which at least one image reached the threshold, with Wilson's 95 % interval; "
+        "A success is a captured batch of which at least one image reached the threshold and came closer than every "
+        "answer that never saw the update; intervals of rates are Wilson's, 95 %; "
         "medians are over images, with intervals from resampled batches. Seconds and evaluations are medians over "
         "trials. An answer without the update is scored on the same images: a gray card, the mean color, the mean of "
         "the data set, another image.",

@@ -12,7 +12,7 @@ from gradleak.audits.report.axes import axes_of
 from gradleak.audits.report.tables import axis_table
 from gradleak.audits.store import Store
 from gradleak.audits.summarizing import summarize
-from tests.audits.examples import images, record
+from tests.audits.examples import columns, images, record
 
 TRIALS = 20
 
@@ -76,9 +76,13 @@ def test_few_trials_tell_nothing() -> None:
     assert "inconclusive at 64: 4 trials are too few" in said(*batches(1, 20), *batches(64, 0)[:4])
 
 
-def test_what_answers_without_the_update_reach_too_is_no_leak() -> None:
-    text = said(*batches(1, 20), *batches(64, 20, baseline=25.0))
-    assert "inconclusive at 64: no more batches than answers reach that never saw the update." in text
+def test_what_an_answer_without_the_update_reaches_too_is_no_success() -> None:
+    chance = batches(64, 20, baseline=45.0)
+    assert summarize(chance, (20.0,)).groups[0].leaks[0].batches.successes == 20
+    assert "to 0.00 [0.00, 0.16] at 64" in said(*batches(1, 20), *chance)
+    # One image of a batch that is like another one hides no other image.
+    alike = [one.model_copy(update={"baselines": {"random_other": columns([9.0, 45.0])}}) for one in batches(2, 20)]
+    assert state_of(summarize(alike, (20.0,)).groups[0], 20.0) == "leaks"
 
 
 def test_clients_of_an_aggregate_bring_their_own_examples() -> None:

@@ -1,10 +1,11 @@
 """Does it protect? One sentence for each curve, careful in both directions.
 
-A setting protects where even the upper end of the 95 % interval is small, with every trial counted as a leak whose
-attack neither succeeded nor reproduced the update: an attack that ran out of time is no protection.
+Success is a captured batch of which at least one image reached the threshold and came closer than every answer that
+never saw the update. A setting protects where even the upper end of the 95 % interval is small, with every trial
+counted as a leak whose attack neither succeeded nor reproduced the update: an attack that ran out of time is no protection.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from gradleak.audits.report.axes import Axis, AxisLine, axes_of
@@ -60,20 +61,19 @@ def state_of(group: Group, threshold: float) -> State:
     """What one point of a curve shows.
 
     Returns:
-        `protects`, `leaks` (more batches than answers without the update reach), or `open`.
+        `protects`, `leaks`, or `open`.
     """
     leak = leak_at(group.leaks, threshold)
-    batches = leak.batches
-    if batches.trials and wilson_interval(batches.successes + leak.unsettled, batches.trials)[1] <= SMALL:
+    found = leak.beyond
+    if found.trials and wilson_interval(found.successes + leak.unsettled, found.trials)[1] <= SMALL:
         return "protects"
-    chance = max((leak_at(row.leaks, threshold).batches.successes for row in group.baselines), default=0)
-    return "leaks" if batches.successes > chance else "open"
+    return "leaks" if found.successes else "open"
 
 
 def rate_words(group: Group, threshold: float) -> str:
     """Such as `0.10 [0.03, 0.30]`."""
-    batches = leak_at(group.leaks, threshold).batches
-    return f"{batches.share:.2f} [{batches.low:.2f}, {batches.high:.2f}]"
+    found = leak_at(group.leaks, threshold).beyond
+    return f"{found.share:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
 def _course(axis: Axis, line: AxisLine, places: Sequence[str], threshold: float) -> str:
@@ -82,7 +82,7 @@ def _course(axis: Axis, line: AxisLine, places: Sequence[str], threshold: float)
     if axis.words:
         named = [f"{rate} at {place}" for rate, place in zip(rates, places, strict=True)]
         return f"by {axis.title}, success at {threshold:g} dB is {_listed(named)}"
-    first, last = (leak_at(group.leaks, threshold).batches.share for group in (line.groups[0], line.groups[-1]))
+    first, last = (leak_at(group.leaks, threshold).beyond.share for group in (line.groups[0], line.groups[-1]))
     moves = "falls" if last < first else "rises" if last > first else "goes"
     ends = f"from {rates[0]} at {axis.title} {places[0]} to {rates[-1]} at {places[-1]}"
     return f"success at {threshold:g} dB {moves} {ends}"
@@ -107,13 +107,9 @@ def _why_open(groups: Sequence[Group], threshold: float) -> str:
     """What is missing for an answer."""
     trials = sum(group.trials for group in groups)
     if any(leak_at(group.leaks, threshold).unsettled for group in groups):
-        counts: Mapping[str, int] = {
-            words: sum(group.statuses.get(status, 0) for group in groups) for status, words in _ENDINGS.items()
-        }
+        counts = {words: sum(group.statuses.get(status, 0) for group in groups) for status, words in _ENDINGS.items()}
         endings = [f"{words} in {count} of {trials} trials" for words, count in counts.items() if count]
         return f"the attack {_listed(endings)}"
-    if any(leak_at(group.leaks, threshold).batches.successes for group in groups):
-        return "no more batches than answers reach that never saw the update"
     return f"{trials} trials are too few"
 
 

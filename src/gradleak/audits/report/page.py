@@ -7,7 +7,7 @@ from importlib import resources
 from typing import Any
 
 from gradleak.audits.report import choosing, plots, wall, words
-from gradleak.audits.report.answers import answers_of
+from gradleak.audits.report.answers import SMALL, answers_of
 from gradleak.audits.report.choosing import choose
 from gradleak.audits.report.curves import curves_of
 from gradleak.audits.store import (
@@ -112,6 +112,7 @@ def _data(store: Store, contents: Contents, brief: bool) -> dict[str, Any]:
         "answers": answers_of(contents)[:MOST_ANSWERS],
         "statuses": words.STATUS,
         "short_statuses": words.SHORT_STATUS,
+        "small": SMALL,
         "close": CLOSE_DB,
         "recognizable": RECOGNIZABLE_DB,
         "ledger": _ledger(records),

@@ -42,8 +42,8 @@ def axis_table(axis: Axis, threshold: float) -> Table:
     header = (
         axis.title,
         *(("attack",) if named else ()),
-        f"batches at {threshold:g} dB or more [95 %]",
-        "images",
+        f"success at {threshold:g} dB [95 %]",
+        f"images at {threshold:g} dB",
         "median PSNR, dB [95 %]",
         "without the update, dB",
         "updates reproduced",
