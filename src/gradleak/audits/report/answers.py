@@ -2,7 +2,7 @@
 
 Success is a captured batch of which at least one image reached the threshold and came closer than every answer that
 never saw the update. A setting protects where even the upper end of the 95 % interval is small, with every trial
-counted as a leak whose attack neither succeeded nor reproduced the update: an attack that ran out of time is no protection.
+counted as a leak whose attack neither succeeded nor reproduced the update: an attack out of time is no protection.
 """
 
 from collections.abc import Sequence
