@@ -51,6 +51,12 @@ def test_where_every_place_leaks_nothing_protects() -> None:
     )
 
 
+def test_a_flat_curve_is_said_once() -> None:
+    assert said(*batches(1, 20), *batches(2, 5), *batches(4, 20)).startswith(
+        "auto: success at 20 dB is 1.00 [0.84, 1.00] at batch size 1 as at 4; "
+    )
+
+
 def test_protection_needs_a_small_upper_end() -> None:
     text = said(*batches(1, 20), *batches(4, 3), *batches(64, 0))
     assert "it does not protect at 1 and 4; it protects at 64 against this attack." in text

@@ -83,6 +83,8 @@ def _course(axis: Axis, line: AxisLine, places: Sequence[str], threshold: float)
         named = [f"{rate} at {place}" for rate, place in zip(rates, places, strict=True)]
         return f"by {axis.title}, success at {threshold:g} dB is {_listed(named)}"
     first, last = (leak_at(group.leaks, threshold).beyond.share for group in (line.groups[0], line.groups[-1]))
+    if rates[0] == rates[-1]:
+        return f"success at {threshold:g} dB is {rates[0]} at {axis.title} {places[0]} as at {places[-1]}"
     moves = "falls" if last < first else "rises" if last > first else "goes"
     ends = f"from {rates[0]} at {axis.title} {places[0]} to {rates[-1]} at {places[-1]}"
     return f"success at {threshold:g} dB {moves} {ends}"
