@@ -131,6 +131,20 @@ def test_width_and_depth_are_axes_although_the_weights_differ() -> None:
     assert [(axis.title, len(axis.lines)) for axis in axes_of(groups)] == [("width multiplier", 1), ("depth", 1)]
 
 
+def test_lines_of_trained_models_are_told_apart_by_their_stage() -> None:
+    def stage(words: str | None, size: int, file: str) -> list[TrialRecord]:
+        model = {"name": "lenet", "weights": file, "digest": file, "trained": {"test_accuracy": len(file)}}
+        return [changed(one, model=model, stage=words) for one in batches(size, 10)]
+
+    def lines(one: str | None, other: str | None) -> list[str]:
+        records = [*stage(one, 1, "a"), *stage(one, 2, "a"), *stage(other, 1, "bb"), *stage(other, 2, "bb")]
+        axes = {axis.path: axis for axis in axes_of(summarize(records, (20.0,)).groups)}
+        return [line.title for line in axes["batch_size"].lines]
+
+    assert lines("early", "late") == ["auto, training stage early", "auto, training stage late"]
+    assert [title.split(", ")[1] for title in lines(None, None)] == ["weights a", "weights bb"]
+
+
 def test_a_table_has_the_cost_and_what_needs_no_update() -> None:
     (axis,) = axes_of(summarize([*batches(1, 20), *batches(4, 5)], (20.0,)).groups)
     table = axis_table(axis, 20.0)

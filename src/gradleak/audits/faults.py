@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from gradleak.audits.positions import Path
+from gradleak.audits.positions import CHOICE, Path
 from gradleak.errors import BadInput
 
 _KINDS = {
@@ -24,10 +24,6 @@ _KINDS = {
     "string_too_short": "at least one letter",
     "none_required": "null",
 }
-
-
-CHOICE = "one of two: "
-"""Where one of two forms is meant, pydantic puts its name in the path; names that begin so are left out again."""
 
 
 @dataclass(frozen=True)

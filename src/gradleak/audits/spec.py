@@ -5,9 +5,8 @@ from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from gradleak.audits.faults import CHOICE
 from gradleak.audits.overrides import DEFAULT_NAMES
-from gradleak.audits.positions import write_yaml
+from gradleak.audits.positions import CHOICE, write_yaml
 from gradleak.audits.settings import RunSettings
 
 T = TypeVar("T")

@@ -138,8 +138,17 @@ def leaks_of(
             for values, others in zip(psnr, chance, strict=True)
         ]
         unsettled = sum(not leaked and not done for leaked, done in zip(beyond, settled, strict=True))
-        batches = rate([any(row) for row in reached])
-        found.append(Leak(threshold, batches, sum(map(sum, reached)), sum(map(len, psnr)), rate(beyond), unsettled))
+        found.append(
+            Leak(
+                threshold,
+                batches=rate([any(row) for row in reached]),
+                images=sum(map(sum, reached)),
+                of=sum(map(len, psnr)),
+                beyond=rate(beyond),
+                unsettled=unsettled,
+                at_most=wilson_interval(sum(beyond) + unsettled, len(beyond))[1],
+            )
+        )
     return tuple(found)
 
 

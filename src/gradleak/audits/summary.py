@@ -64,6 +64,7 @@ class Leak:
             saw the update. In a large batch some image is always like another one.
         unsettled: batches not among those whose attack did not reproduce the update either (it ended early, diverged,
             crashed or did not apply), so that they may be leaks which nobody found.
+        at_most: upper end of the 95 % interval of the success rate with all of these counted as successes too.
     """
 
     threshold: float
@@ -72,6 +73,7 @@ class Leak:
     of: int
     beyond: Rate
     unsettled: int
+    at_most: float
 
 
 def leak_at(leaks: Sequence[Leak], threshold: float) -> Leak:

@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from gradleak.audits.report.axes import Axis, AxisLine, axes_of
-from gradleak.audits.store import Contents, Group
-from gradleak.audits.summary import leak_at
-from gradleak.scoring.statistics import wilson_interval
+from gradleak.audits.store import Contents, Group, leak_at
 
 SMALL = 0.2
 """Largest upper end of the interval of the success rate that still counts as protection."""
@@ -64,10 +62,9 @@ def state_of(group: Group, threshold: float) -> State:
         `protects`, `leaks`, or `open`.
     """
     leak = leak_at(group.leaks, threshold)
-    found = leak.beyond
-    if found.trials and wilson_interval(found.successes + leak.unsettled, found.trials)[1] <= SMALL:
+    if leak.beyond.trials and leak.at_most <= SMALL:
         return "protects"
-    return "leaks" if found.successes else "open"
+    return "leaks" if leak.beyond.successes else "open"
 
 
 def rate_words(group: Group, threshold: float) -> str:

@@ -166,9 +166,17 @@ def _word(value: object) -> str:
 
 def _setting(group: Group, path: str, others: Sequence[Group]) -> str:
     """The settings in which this line differs from the other lines, attack and axis aside."""
+
+    def differs(name: str) -> bool:
+        return any(other.settings.get(name) != group.settings.get(name) for other in others)
+
+    # Weights follow from the stage of training and from the settings of the network, where these differ.
+    told = next(
+        (name for name in group.settings if name.startswith(("stage", "model.settings.")) and differs(name)), ""
+    )
     differing = [
         f"{_title(name)} {value}"
         for name, value in _rest(group.settings, path).items()
-        if not name.startswith(("attack.", "code.")) and any(other.settings.get(name) != value for other in others)
+        if not name.startswith(("attack.", "code.")) and differs(name) and not _follows(name, told)
     ]
     return ", ".join(differing[:4])

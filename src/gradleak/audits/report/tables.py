@@ -6,8 +6,7 @@ from gradleak.audits.report.answers import rate_words
 from gradleak.audits.report.axes import Axis
 from gradleak.audits.report.plots import chance_db
 from gradleak.audits.report.words import decibels, fixed, share, whole
-from gradleak.audits.store import Group
-from gradleak.audits.summary import leak_at
+from gradleak.audits.store import Group, leak_at
 
 
 @dataclass(frozen=True)
