@@ -99,7 +99,7 @@ def test_clients_of_an_aggregate_bring_their_own_examples() -> None:
         ]
 
     (axis,) = axes_of(summarize([*aggregate(1), *aggregate(2), *aggregate(4)], (20.0,)).groups)
-    assert axis.title == "aggregated clients"
+    assert axis.title == "clients in the aggregate"
     assert axis.lines[0].places == (1.0, 2.0, 4.0)
 
 

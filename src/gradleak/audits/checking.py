@@ -24,7 +24,7 @@ from gradleak.audits.preparing import (
     redrawn,
 )
 from gradleak.audits.spec import BatchSize, Component, Composition, DataSpec, Limit, ModelSpec, PerClient
-from gradleak.clients import Client
+from gradleak.clients import ChecksBatch, Client
 from gradleak.defenses import Defense
 from gradleak.errors import BadInput
 from gradleak.tensorfiles import read_safetensors
@@ -64,6 +64,7 @@ class _Check:
         self.models = list(self.entries("model", ModelSpec))
         self.clients: list[tuple[Path, Client]] = []
         self.attacks: list[tuple[Path, ChecksTask]] = []
+        self.batch_sizes = list(_batch_sizes(raw))
 
     def faults(self) -> list[Fault]:
         """Look at every part, in the order of a spec."""
@@ -159,8 +160,14 @@ class _Check:
 
     def check_parts(self, model: PreparedModel) -> None:
         """Clients that cannot train a model, and attacks whose settings do not fit it."""
-        for path, part in [*self.clients, *self.attacks]:
-            self.found += [_about_setting(path, problem) for problem in part.problems(model.task)]
+        for path, client in self.clients:
+            problems = client.problems(model.task)
+            if not problems and isinstance(client, ChecksBatch):
+                sizes = batch_sizes([size for _, size in self.batch_sizes], client)
+                problems = [problem for size in sizes for problem in client.batch_problems(size)]
+            self.found += [_about_setting(path, problem) for problem in problems]
+        for path, attack in self.attacks:
+            self.found += [_about_setting(path, problem) for problem in attack.problems(model.task)]
 
     def check_threats(self) -> None:
         """Facts that do not exist, and facts that are neither true nor false."""
@@ -172,11 +179,7 @@ class _Check:
     def check_batch_sizes(self, data: Sequence[tuple[Path, PreparedData]]) -> None:
         """Batches that the data cannot fill."""
         clients = [client for _, client in self.clients] or [None]
-        for position, entry in enumerate(_listed(self.raw.get("batch_size", 1))):
-            try:
-                declared = _BATCH_SIZE.validate_python(entry)
-            except ValidationError:
-                continue
+        for position, declared in self.batch_sizes:
             for size in dict.fromkeys(size for client in clients for size in batch_sizes([declared], client)):
                 for _, prepared in data:
                     text = _unfilled(size, prepared)
@@ -204,6 +207,15 @@ class _Check:
                 first = entries.index(entry)
                 text = f"expected an entry that differs from the others, got that of {axis}.{first} again; remove one"
                 self.found.append(Fault((axis, position), text))
+
+
+def _batch_sizes(raw: Mapping[str, Any]) -> Iterator[tuple[int, int | PerClient]]:
+    """The batch sizes whose shape is right, with their positions."""
+    for position, entry in enumerate(_listed(raw.get("batch_size", 1))):
+        try:
+            yield position, _BATCH_SIZE.validate_python(entry)
+        except ValidationError:  # told by the check of the shape
+            continue
 
 
 def _unfilled(size: int, prepared: PreparedData) -> str:

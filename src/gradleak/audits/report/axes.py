@@ -10,12 +10,11 @@ from gradleak.audits.store import Group, component_list
 _TITLES = {
     "batch_size": "batch size",
     "stage": "training stage",
+    "client.count": "clients in the aggregate",
     "attack.layers": "layers that the attack sees",
-    "client.count": "aggregated clients",
-    "client.epochs": "local epochs",
-    "client.batch_size": "local batch size",
-    "client.clients.0.epochs": "local epochs of each client",
 }
+# Settings of a client that would be taken for those of the attack or of the whole.
+_LOCAL = {"epochs": "local epochs", "batch_size": "local batch size", "lr": "local learning rate"}
 
 _WORDS = ("stage", "attack.layers")
 """Settings that are axes although their values are words."""
@@ -102,10 +101,10 @@ def _axis(path: str, groups: Sequence[Group]) -> Axis:
     words: tuple[str, ...] = ()
     if path in _WORDS:
         words = tuple(dict.fromkeys(_word(group.settings[path]) for group in groups))
-    lines: dict[str, list[Group]] = {}
-    for group in groups:
-        lines.setdefault(json.dumps(_rest(group.settings, path), sort_keys=True), []).append(group)
-    kept = [members for members in lines.values() if len({str(member.settings[path]) for member in members}) > 1]
+    kept, left = _lines(groups, path)
+    if path == "client.count":
+        # Clients that bring their own examples: the batch grows with them.
+        kept += _lines(left, path, per_client=True)[0]
     return Axis(
         path,
         _title(path),
@@ -114,11 +113,31 @@ def _axis(path: str, groups: Sequence[Group]) -> Axis:
     )
 
 
+def _lines(groups: Sequence[Group], path: str, *, per_client: bool = False) -> tuple[list[list[Group]], list[Group]]:
+    """Groups that are equal but for the axis, and those that have no partner."""
+    lines: dict[str, list[Group]] = {}
+    for group in groups:
+        rest = _rest(group.settings, path)
+        if per_client:
+            rest["batch_size"] = group.batch_size / float(str(group.settings[path]))
+        lines.setdefault(json.dumps(rest, sort_keys=True), []).append(group)
+    alone = [len({str(member.settings[path]) for member in members}) == 1 for members in lines.values()]
+    kept = [members for members, single in zip(lines.values(), alone, strict=True) if not single]
+    left = [group for members, single in zip(lines.values(), alone, strict=True) if single for group in members]
+    return kept, left
+
+
 def _with_accuracy(word: str, path: str, groups: Sequence[Group]) -> str:
     """A stage with the test accuracy that the model has there, if all models of that stage have the same."""
     found = {accuracy(group.settings, "test") for group in groups if _word(group.settings[path]) == word}
     known = next(iter(found), "")
     return f"{word}\n(test accuracy {known})" if known and len(found) == 1 else word
+
+
+def _title(path: str) -> str:
+    name = path.rpartition(".")[2]
+    local = _LOCAL.get(name) if path.startswith("client.") else None
+    return _TITLES.get(path) or local or name.replace("_", " ")
 
 
 def _line(members: Sequence[Group], path: str, words: tuple[str, ...], first_of_lines: Sequence[Group]) -> AxisLine:
@@ -141,11 +160,7 @@ def _values(members: Sequence[Group], path: str) -> list[tuple[Group, object]]:
 
 def _rest(settings: Mapping[str, object], path: str) -> dict[str, object]:
     """What has to be equal along the axis: all but the setting itself and what follows from it."""
-    rest = {name: value for name, value in settings.items() if name != path and not _follows(name, path)}
-    if path == "client.count" and "batch_size" in rest:
-        # Every client brings its own examples, so that the batch grows with the clients.
-        rest["batch_size"] = float(str(rest["batch_size"])) / float(str(settings[path]))
-    return rest
+    return {name: value for name, value in settings.items() if name != path and not _follows(name, path)}
 
 
 def _follows(name: str, path: str) -> bool:
@@ -153,10 +168,6 @@ def _follows(name: str, path: str) -> bool:
     if path == "stage" and name.startswith("model.trained."):
         return name != "model.trained.data"
     return path.startswith(("stage", "model.")) and name in {"model.weights", "model.digest"}
-
-
-def _title(path: str) -> str:
-    return _TITLES.get(path, path.rpartition(".")[2].replace("_", " "))
 
 
 def _word(value: object) -> str:
