@@ -9,6 +9,7 @@ anew each time, but for what stands in it between `<!-- findings -->` and `<!-- 
 """
 
 import argparse
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -89,6 +90,11 @@ def write_plots(name: str, curves: Sequence[Curves], results: Path) -> list[str]
     return lines
 
 
+def shared(assignment: str) -> str:
+    """An override as others can use it: files by their name alone."""
+    return re.sub(r"(?<=[=\s])/\S*/(?=[^/\s]+)", "", assignment)
+
+
 def escaped(text: str) -> str:
     """Text in which a star is a star."""
     return text.replace("*", "\\*")
@@ -152,7 +158,9 @@ def main() -> None:
             outcome = gl.audit(name, out=folder, overrides=changes, notify=teller(name))
             print(f"{name}: {outcome.finished} of {outcome.planned} trials have a result {outcome.stopped}", flush=True)
         if (folder / SPEC_FILE).exists():
-            page = write_page(name, folder, options.results, [one for one in changes if not one.startswith("run.")])
+            page = write_page(
+                name, folder, options.results, [one for one in map(shared, changes) if not one.startswith("run.")]
+            )
             print(f"{name}: {page}", flush=True)
             for line in page.read_text(encoding="utf-8").splitlines():
                 if line.startswith("**"):

@@ -107,9 +107,13 @@ def _why_open(groups: Sequence[Group], threshold: float) -> str:
     trials = sum(group.trials for group in groups)
     if any(leak_at(group.leaks, threshold).unsettled for group in groups):
         counts = {words: sum(group.statuses.get(status, 0) for group in groups) for status, words in _ENDINGS.items()}
-        endings = [f"{words} in {count} of {trials} trials" for words, count in counts.items() if count]
+        endings = [
+            f"{words} in {count} of {trials} trial{'' if trials == 1 else 's'}"
+            for words, count in counts.items()
+            if count
+        ]
         return f"the attack {_listed(endings)}"
-    return f"{trials} trials are too few"
+    return f"{trials} trials are too few" if trials > 1 else "one trial is too few"
 
 
 def _listed(words: Sequence[str]) -> str:
