@@ -88,3 +88,32 @@ def test_smooth_benchmark(tmp_path: Path) -> None:
         ("sigmoid", "auto"),
         ("sigmoid", "dlg"),
     ]
+
+
+@pytest.mark.slow
+def test_curves_benchmark(tmp_path: Path) -> None:
+    arguments = [
+        "benchmarks/curves.py",
+        "--only",
+        "layers",
+        "--runs",
+        tmp_path / "runs",
+        "--results",
+        tmp_path / "pages",
+    ]
+    arguments += ["--trials", 1, "--seconds", 1, "--workers", 1, "--data", "digits"]
+    arguments += ["--set", "layers:data.size=16", "--set", "layers:seed=1000"]
+    out = run(*arguments)
+    assert "layers: 6 of 6 trials have a result" in out
+    page = tmp_path / "pages" / "layers.md"
+    text = page.read_text()
+    assert text.startswith("# Which layers leak?")
+    assert "auto: by layers that the attack sees, success at 20 dB is " in text
+    assert "| first | " in text
+    pictures = list((tmp_path / "pages").glob("*.svg"))
+    assert "layers-1.svg" in text
+    assert all(b"var(" not in picture.read_bytes() and picture.stat().st_size < 60_000 for picture in pictures)
+    # The same command goes on where it stopped, and what people wrote stays.
+    page.write_text(text.replace("<!-- findings -->", "<!-- findings -->\nThe first layer leaks."))
+    assert "6 of 6 trials" in run(*arguments)
+    assert "The first layer leaks." in page.read_text()

@@ -178,3 +178,14 @@ def test_ten_thousand_trials_are_planned_in_seconds() -> None:
     trials = plan(spec)
     assert len({trial.id for trial in trials}) == 10_000
     assert time.perf_counter() - began < 30  # 4 s on an idle core
+
+
+def test_batch_sizes_go_with_the_clients_where_the_spec_says_so() -> None:
+    clients = [{"name": "Aggregate", "clients": ["Gradient"], "count": count} for count in (1, 2, 4)]
+    trials = planned({**SMALL, "client": [*clients, "Gradient"], "batch_size": {"per_client": 2}})
+    found = {(trial.spec["client"].get("count", 0), len(trial.spec["examples"])) for trial in trials}
+    assert found == {(1, 2), (2, 4), (4, 8), (0, 2)}
+    assert len(trials) == 4 * 3
+    # Whatever else is in the grid: the trials are those of a plain batch size.
+    alone = ids({**SMALL, "client": clients[1], "batch_size": 4})
+    assert set(alone) < {trial.id for trial in trials}

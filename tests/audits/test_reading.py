@@ -52,6 +52,9 @@ def problems(spec: object, *overrides: str) -> list[str]:
     return list(caught.value.problems)
 
 
+TWO = {"name": "Aggregate", "clients": ["Gradient"], "count": 2}
+
+
 def problem(**changes: object) -> str:
     (only,) = problems({**OK, **changes})
     return only
@@ -108,6 +111,14 @@ def test_mistakes_of_the_command_line_come_with_those_of_the_file(tmp_path: Path
         ({"threat": {"label_known": True}}, "did you mean 'labels_known'?"),
         ({"batch_size": 12}, "batch_size: expected at most 11 (one less than the examples of 'noise'"),
         ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
+        ({"batch_size": {"per_client": 0}}, "batch_size.per_client: expected at least 1, got 0"),
+        ({"batch_size": [1, {"per_clint": 1}]}, "batch_size.1.per_clint: expected one of per_client"),
+        ({"batch_size": {"per_client": 6}, "client": TWO}, "batch_size: expected at most 11 (one less than"),
+        (
+            {"attack": {"name": "using_layers", "layers": "conv9.*"}},
+            "attack.layers: expected all, first, last or patterns",
+        ),
+        ({"attack": {"name": "using_layers", "attack": "outo"}}, "did you mean 'auto'?"),
         ({"trials": True}, "trials: expected a whole number, got True"),
         ({"seed": -1}, "seed: expected at least 0, got -1"),
         ({"model": "lenett"}, "did you mean 'lenet'?"),

@@ -25,6 +25,7 @@ from gradleak.attacks.recipes import (
 from gradleak.attacks.relu import relu_inversion
 from gradleak.attacks.residual import residual_peeling
 from gradleak.attacks.smooth import staged
+from gradleak.attacks.using_layers import using_layers
 
 ATTACKS = (
     auto,
@@ -40,6 +41,7 @@ ATTACKS = (
     gradinversion,
     r_gap,
     finite_differences,
+    using_layers,
 )
 """Factories of every attack that comes with the package, for listings; the name is the function's own."""
 
@@ -66,4 +68,5 @@ __all__ = [
     "softmax_separation",
     "spear",
     "staged",
+    "using_layers",
 ]

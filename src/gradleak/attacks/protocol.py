@@ -1,11 +1,12 @@
 """What an attack is, and the answer of one that does not apply."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from gradleak.reconstructions import Reconstruction
+from gradleak.tasks import Task
 from gradleak.threat import Observation
 
 Progress = Callable[[int, float], None]
@@ -34,6 +35,15 @@ class Attack(Protocol):
         Returns:
             A reconstruction with a status; numerical trouble is a status, not an exception.
         """
+        ...
+
+
+@runtime_checkable
+class ChecksTask(Protocol):
+    """An attack with settings that name parts of the model."""
+
+    def problems(self, task: Task) -> list[str]:
+        """Everything that keeps these settings from fitting the task, one line each."""
         ...
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from gradleak.attacks.descent import descend
+from gradleak.attacks.head import find_head
 from gradleak.attacks.inversion import Inversion
 from gradleak.attacks.objectives import normalized_squared_distance
 from gradleak.attacks.polish import polish
@@ -34,7 +35,8 @@ class Staged:
     A single example that the first round does not settle (it ends early where it is plainly stuck) is searched from
     the classifier down before other starts are tried: networks that saturate, as wide tanh networks do, give in to
     nothing else. The label of a single example
-    comes from the sign of the classifier's bias, those of a batch are optimized with the images. All in float64, which
+    comes from the sign of the classifier's bias; those of a batch, and that of an example whose classifier was not
+    sent, are optimized with the images. All in float64, which
     costs nothing on small models, and unlike float32 resolves a flat gradient map.
 
     Args:
@@ -103,6 +105,8 @@ class Staged:
     def _round(self, observation: Observation, number: int, left: int | None, seconds: float | None) -> Inversion:
         """One round's inversion; the first begins at grey, or close to it where examples must be told apart."""
         single = observation.batch_size == 1
+        # The sign rule reads the classifier, which need not be among what was sent.
+        head = find_head(observation.task, observation.state) if single else None
         images = len(observation.task.space.variable_shape) == 3
         start: Start = grey if single and number == 0 else flat(0.5, spread=0.1)
         if images and number > 0:
@@ -111,7 +115,7 @@ class Staged:
             name=self.name,
             objective=normalized_squared_distance,
             optimizer=lambda _count: WolfeLBFGS(),
-            labels="bias_sign" if single else "joint",
+            labels="joint" if head is None else "bias_sign",
             start=start,
             spectrum=self.spectrum,
             precision="double",

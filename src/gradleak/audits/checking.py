@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any, TypeVar, cast
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from gradleak.attacks.protocol import ChecksTask
 from gradleak.audits.by_name.components import attack_named, client_named, defense_named, threat_named
 from gradleak.audits.by_name.models import is_of_zoo, model_digest, model_named, model_setting_faults
 from gradleak.audits.faults import Fault, faults_of
+from gradleak.audits.plan import batch_sizes
 from gradleak.audits.positions import Path
 from gradleak.audits.preparing import (
     PreparedData,
@@ -21,7 +23,7 @@ from gradleak.audits.preparing import (
     prepare_model,
     redrawn,
 )
-from gradleak.audits.spec import Component, Composition, DataSpec, Limit, ModelSpec
+from gradleak.audits.spec import BatchSize, Component, Composition, DataSpec, Limit, ModelSpec, PerClient
 from gradleak.clients import ChecksBatch, Client
 from gradleak.defenses import Defense
 from gradleak.errors import BadInput
@@ -35,6 +37,7 @@ DEFAULT_SEED = 0
 _INDEPENDENT = frozenset({"stage", "mean", "std", "distinct_labels"})
 """Keys of models and data on which the check of the others does not depend."""
 
+_BATCH_SIZE: TypeAdapter[int | PerClient] = TypeAdapter(BatchSize, config=ConfigDict(strict=True))
 _COMPOSITION = TypeAdapter[tuple[Component, ...]](Composition)
 
 
@@ -60,6 +63,8 @@ class _Check:
         self.found: list[Fault] = []
         self.models = list(self.entries("model", ModelSpec))
         self.clients: list[tuple[Path, Client]] = []
+        self.attacks: list[tuple[Path, ChecksTask]] = []
+        self.batch_sizes = list(_batch_sizes(raw))
 
     def faults(self) -> list[Fault]:
         """Look at every part, in the order of a spec."""
@@ -70,15 +75,15 @@ class _Check:
             prepared = self.attempt(path, lambda entry=entry: prepare_data(entry, self.seed, outputs))
             if prepared is not None:
                 data.append((path, prepared))
-        self.check_batch_sizes(data)
         self.check_components()
+        self.check_batch_sizes(data)
         self.check_threats()
         for model_path, entry in good_models:
             for _, prepared in data:
                 model = self.attempt(model_path, lambda entry=entry, own=prepared: prepare_model(entry, own, self.seed))
                 if model is None:
                     break
-                self.check_clients(model)
+                self.check_parts(model)
         self.check_limits()
         for axis in ("model", "data", "batch_size", "client", "defense", "attack", "threat", "threshold"):
             self.check_duplicates(axis)
@@ -131,7 +136,9 @@ class _Check:
     def check_components(self) -> None:
         """Attacks, clients and defenses."""
         for path, entry in self.entries("attack", Component):
-            self.attempt(path, lambda entry=entry: attack_named(entry.name, entry.settings))
+            attack = self.attempt(path, lambda entry=entry: attack_named(entry.name, entry.settings))
+            if isinstance(attack, ChecksTask):
+                self.attacks.append((path, attack))
         for path, entry in self.entries("client", Component):
             client = self.attempt(path, lambda entry=entry: client_named(entry.name, entry.settings))
             if client is not None:
@@ -151,14 +158,16 @@ class _Check:
         """Settings out of range."""
         self.found += [_about_setting(path, problem) for problem in defense.problems()]
 
-    def check_clients(self, model: PreparedModel) -> None:
-        """Clients that cannot train a model."""
-        sizes = [size for size in _listed(self.raw.get("batch_size", 1)) if isinstance(size, int) and size >= 1]
+    def check_parts(self, model: PreparedModel) -> None:
+        """Clients that cannot train a model, and attacks whose settings do not fit it."""
         for path, client in self.clients:
             problems = client.problems(model.task)
             if not problems and isinstance(client, ChecksBatch):
+                sizes = batch_sizes([size for _, size in self.batch_sizes], client)
                 problems = [problem for size in sizes for problem in client.batch_problems(size)]
             self.found += [_about_setting(path, problem) for problem in problems]
+        for path, attack in self.attacks:
+            self.found += [_about_setting(path, problem) for problem in attack.problems(model.task)]
 
     def check_threats(self) -> None:
         """Facts that do not exist, and facts that are neither true nor false."""
@@ -169,25 +178,13 @@ class _Check:
 
     def check_batch_sizes(self, data: Sequence[tuple[Path, PreparedData]]) -> None:
         """Batches that the data cannot fill."""
-        for position, size in enumerate(_listed(self.raw.get("batch_size", 1))):
-            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-                continue
-            for _, prepared in data:
-                dataset = prepared.dataset
-                classes = len(dataset.targets.unique())
-                text = ""
-                if size >= len(dataset):
-                    text = (
-                        f"expected at most {len(dataset) - 1} (one less than the examples of {dataset.name!r}, so that "
-                        f"the baselines have one), got {size}; use smaller batches or more data"
-                    )
-                elif prepared.distinct and size > classes:
-                    text = (
-                        f"expected at most {classes} (classes with examples of {dataset.name!r}) with distinct_labels, "
-                        f"got {size}; use smaller batches, or let labels repeat"
-                    )
-                if text:
-                    self.found.append(Fault(("batch_size", position), text))
+        clients = [client for _, client in self.clients] or [None]
+        for position, declared in self.batch_sizes:
+            for size in dict.fromkeys(size for client in clients for size in batch_sizes([declared], client)):
+                for _, prepared in data:
+                    text = _unfilled(size, prepared)
+                    if text:
+                        self.found.append(Fault(("batch_size", position), text))
 
     def check_limits(self) -> None:
         """Limits at thresholds that were not declared."""
@@ -210,6 +207,32 @@ class _Check:
                 first = entries.index(entry)
                 text = f"expected an entry that differs from the others, got that of {axis}.{first} again; remove one"
                 self.found.append(Fault((axis, position), text))
+
+
+def _batch_sizes(raw: Mapping[str, Any]) -> Iterator[tuple[int, int | PerClient]]:
+    """The batch sizes whose shape is right, with their positions."""
+    for position, entry in enumerate(_listed(raw.get("batch_size", 1))):
+        try:
+            yield position, _BATCH_SIZE.validate_python(entry)
+        except ValidationError:  # told by the check of the shape
+            continue
+
+
+def _unfilled(size: int, prepared: PreparedData) -> str:
+    """Why the data cannot fill batches of a size; empty if they can."""
+    dataset = prepared.dataset
+    classes = len(dataset.targets.unique())
+    if size >= len(dataset):
+        return (
+            f"expected at most {len(dataset) - 1} (one less than the examples of {dataset.name!r}, so that "
+            f"the baselines have one), got {size}; use smaller batches or more data"
+        )
+    if prepared.distinct and size > classes:
+        return (
+            f"expected at most {classes} (classes with examples of {dataset.name!r}) with distinct_labels, "
+            f"got {size}; use smaller batches, or let labels repeat"
+        )
+    return ""
 
 
 def _parsed(part: type[P], entry: object) -> P | None:

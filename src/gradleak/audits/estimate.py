@@ -108,6 +108,10 @@ def attack_seconds(attack: Mapping[str, Any]) -> tuple[float, float]:
         Both; the second is infinite if the attack has no limit in seconds.
     """
     name = str(attack["name"])
+    if name == "using_layers":  # as long as the attack inside
+        inner = str(attack.get("attack", "auto"))
+        own = {key: value for key, value in attack.items() if key in {"restarts", "max_evaluations", "max_seconds"}}
+        return attack_seconds({"name": inner, "max_seconds": 60.0, **dict(attack.get("settings") or {}), **own})
     defaults, _ = parameters(attack_factory(name))
     settings = {key: parameter.default for key, parameter in defaults.items()} | dict(attack)
     limit = settings.get("max_seconds")

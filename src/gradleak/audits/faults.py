@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from gradleak.audits.positions import Path
+from gradleak.audits.positions import CHOICE, Path
 from gradleak.errors import BadInput
 
 _KINDS = {
@@ -94,11 +94,11 @@ def structural_faults(error: ValidationError, root: type[BaseModel]) -> list[Fau
         Faults with paths into the normalized spec.
     """
     errors = error.errors(include_url=False)
-    unknown = {tuple(entry["loc"]) for entry in errors if entry["type"] == "extra_forbidden"}
+    unknown = {_place(entry["loc"]) for entry in errors if entry["type"] == "extra_forbidden"}
     explained: set[Path] = set()
     faults: list[Fault] = []
     for entry in errors:
-        path = tuple(entry["loc"])
+        path = _place(entry["loc"])
         if path in unknown:
             known = _keys(root, path[:-1])
             close = get_close_matches(str(path[-1]).lower(), known, n=1, cutoff=0.6)
@@ -107,7 +107,7 @@ def structural_faults(error: ValidationError, root: type[BaseModel]) -> list[Fau
         elif entry["type"] != "missing":
             faults.append(Fault(path, _text(entry)))
     for entry in errors:
-        path = tuple(entry["loc"])
+        path = _place(entry["loc"])
         if entry["type"] == "missing" and path not in explained:
             faults.append(Fault(path, "expected a value, got none; add it"))
     return faults
@@ -125,6 +125,10 @@ def expected_words(error: Mapping[str, Any]) -> str:
     if kind == "literal_error":
         return f"one of {', '.join(_choices(error))}"
     return str(error["msg"]).lower()
+
+
+def _place(path: Path) -> Path:
+    return tuple(step for step in path if not str(step).startswith(CHOICE))
 
 
 def _choices(error: Mapping[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from gradleak.reconstructions import Reconstruction
+from gradleak.reconstructions import Reconstruction, Snapshot
 from gradleak.threat import Observation, simulator
 
 MOMENTS = 8
@@ -30,14 +30,16 @@ def layer_course(observation: Observation, result: Reconstruction) -> LayerCours
     """Simulate the update of a few snapshots, with the targets that the attack ended with.
 
     Args:
-        observation: what the attacker held.
+        observation: what the client sent: all of it, so that layers are there too which the attack did not use.
         result: what came of it.
 
     Returns:
-        Distances; nothing where an attack keeps no snapshots or the update cannot be simulated.
+        Distances, of the result alone where an attack keeps no snapshots; nothing where there is no result, or the
+        update cannot be simulated.
     """
-    snapshots = result.history.snapshots
-    if not snapshots or (observation.client is None and observation.update.kind != "gradient"):
+    snapshots = result.history.snapshots or (Snapshot(result.evaluations, result.inputs),)
+    finite = all(bool(torch.isfinite(snapshot.inputs).all()) for snapshot in snapshots)
+    if not finite or (observation.client is None and observation.update.kind != "gradient"):
         return LayerCourse()
     last = len(snapshots) - 1
     chosen = sorted({round(step * last / (MOMENTS - 1)) for step in range(MOMENTS)})

@@ -1,6 +1,6 @@
 """From a spec to its trials: the grid, the captured batches, the seeds and the ids."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -20,7 +20,8 @@ from gradleak.audits.preparing import (
     prepare_model,
 )
 from gradleak.audits.records import plain, record_id
-from gradleak.audits.spec import AuditSpec, Component
+from gradleak.audits.spec import AuditSpec, Component, PerClient
+from gradleak.clients import Aggregate
 
 
 @dataclass(frozen=True)
@@ -56,32 +57,41 @@ def plan(spec: AuditSpec) -> tuple[PlannedTrial, ...]:
 
 @dataclass(frozen=True)
 class _Cell:
-    """The parts of a trial that do not depend on the batch, the data or the model."""
+    """The parts of a trial that do not depend on the batch, the data or the model.
+
+    Attributes:
+        parts: of its spec.
+        code: digests of the source of foreign parts.
+        sizes: numbers of private examples.
+    """
 
     parts: dict[str, Any]
     code: dict[str, str]
+    sizes: tuple[int, ...]
 
 
 def _planned(spec: AuditSpec) -> Iterator[PlannedTrial]:
     outputs = outputs_of(spec.model, spec.seed)
     data = [prepare_data(entry, spec.seed, outputs) for entry in spec.data]
     models = [[prepare_model(entry, prepared, spec.seed) for entry in spec.model] for prepared in data]
-    draws = [
-        [Draw(own.dataset.name, own.dataset.targets, size, own.distinct, spec.seed) for size in spec.batch_size]
-        for own in data
-    ]
     cells = list(_cells(spec))
+    sizes = dict.fromkeys(size for cell in cells for size in cell.sizes)
+    draws = [
+        [Draw(own.dataset.name, own.dataset.targets, size, own.distinct, spec.seed) for size in sizes] for own in data
+    ]
     for batch in range(spec.trials):
         for own, own_models, own_draws in zip(data, models, draws, strict=True):
             for draw in own_draws:
                 captured = _captured(own, draw, batch, spec.seed)
                 for model, cell in product(own_models, cells):
-                    yield _trial(captured, own, model, cell, spec.seed)
+                    if draw.size in cell.sizes:
+                        yield _trial(captured, own, model, cell, spec.seed)
 
 
 def _cells(spec: AuditSpec) -> Iterator[_Cell]:
     """Every combination of client, defenses, threat model and attack."""
-    clients = [_component(entry, client_named(entry.name, entry.settings)) for entry in spec.client]
+    made = [(entry, client_named(entry.name, entry.settings)) for entry in spec.client]
+    clients = [(*_component(entry, client), batch_sizes(spec.batch_size, client)) for entry, client in made]
     defenses = [
         [_component(entry, defense_named(entry.name, entry.settings)) for entry in composition]
         for composition in spec.defense
@@ -97,7 +107,22 @@ def _cells(spec: AuditSpec) -> Iterator[_Cell]:
         }
         code = {"client": client[1], "attack": attack[1]}
         code.update((f"defense.{position}", defense[1]) for position, defense in enumerate(composition))
-        yield _Cell(parts, {name: digest for name, digest in code.items() if digest is not None})
+        yield _Cell(parts, {name: digest for name, digest in code.items() if digest is not None}, client[2])
+
+
+def batch_sizes(declared: Sequence[int | PerClient], client: object) -> tuple[int, ...]:
+    """The numbers of private examples that a client's trials have.
+
+    Args:
+        declared: the axis of the spec.
+        client: one client, or an aggregate of several.
+
+    Returns:
+        Distinct numbers in the order of the axis.
+    """
+    count = len(client.members) if isinstance(client, Aggregate) else 1
+    sizes = (count * entry.per_client if isinstance(entry, PerClient) else entry for entry in declared)
+    return tuple(dict.fromkeys(sizes))
 
 
 def _component(entry: Component, made: object) -> tuple[dict[str, Any], str | None]:

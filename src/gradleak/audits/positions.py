@@ -16,6 +16,9 @@ from gradleak.errors import BadInput
 Path = tuple[str | int, ...]
 """Keys and positions from the top of a document to a value, such as `("attack", 1, "max_seconds")`."""
 
+CHOICE = "one of two: "
+"""Where one of two forms is meant, pydantic puts its name in the path; names that begin so are left out again."""
+
 MOST_VALUES = 100_000
 """A file of a few lines can name billions of values by aliases of aliases."""
 

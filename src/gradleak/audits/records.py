@@ -120,8 +120,8 @@ class TrialRecord(BaseModel):
 
     @property
     def attack(self) -> str:
-        """The attack's name."""
-        return str(mapping(self.spec.get("attack")).get("name", "?"))
+        """The attack's name, and the layers that it sees if it sees some only."""
+        return attack_words(mapping(self.spec.get("attack")))
 
     @property
     def data(self) -> str:
@@ -216,6 +216,23 @@ def plain(value: object, where: str) -> Any:
 def mapping(value: object) -> Mapping[str, object]:
     """A part of a spec as a mapping, empty if it is none: a spec is data from a file and may hold anything."""
     return cast("Mapping[str, object]", value) if isinstance(value, Mapping) else {}
+
+
+def attack_words(attack: Mapping[str, object]) -> str:
+    """How an attack is called in tables: by its name, and one that is given some layers only by those too.
+
+    Returns:
+        The words.
+
+    >>> attack_words({"name": "using_layers", "attack": "dlg", "layers": ["first", "last"]})
+    'dlg, layers first + last'
+    """
+    name = str(attack.get("name", "?"))
+    if name != "using_layers":
+        return name
+    layers = attack.get("layers", "all")
+    chosen = " + ".join(map(str, cast("list[object]", layers))) if isinstance(layers, list) else str(layers)
+    return f"{attack.get('attack', 'auto')}, layers {chosen}"
 
 
 def bounds_of(record: TrialRecord) -> tuple[float, float]:

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from gradleak.audits.overrides import DEFAULT_NAMES
-from gradleak.audits.positions import write_yaml
+from gradleak.audits.positions import CHOICE, write_yaml
 from gradleak.audits.settings import RunSettings
 
 T = TypeVar("T")
@@ -155,6 +155,28 @@ class Limit(Part):
     below: Annotated[float, Field(gt=0, le=1)]
 
 
+class PerClient(Part):
+    """A batch size that goes with the number of clients: each trial has so many private examples for every client.
+
+    Attributes:
+        per_client: examples of each client; an aggregate of K clients has K times as many, any other client is one.
+    """
+
+    per_client: Annotated[int, Field(ge=1)]
+
+
+def _size_kind(value: object) -> str:
+    """Decides which of the two is meant, so that a mistake is told once."""
+    return f"{CHOICE}client" if isinstance(value, Mapping | PerClient) else f"{CHOICE}number"
+
+
+BatchSize = Annotated[
+    Annotated[int, Field(ge=1), Tag(f"{CHOICE}number")] | Annotated[PerClient, Tag(f"{CHOICE}client")],
+    Discriminator(_size_kind),
+]
+"""A number of private examples, or one that goes with the clients."""
+
+
 class AuditSpec(Part):
     """A declared grid of trials and the questions it answers.
 
@@ -164,7 +186,7 @@ class AuditSpec(Part):
         trials: captured batches for each cell of the grid.
         model: axis of the models.
         data: axis of the data sets.
-        batch_size: axis of the numbers of private examples.
+        batch_size: axis of the numbers of private examples; `{per_client: 1}` counts them for each client.
         client: axis of the clients.
         defense: axis of the compositions of defenses.
         attack: axis of the attacks.
@@ -179,7 +201,7 @@ class AuditSpec(Part):
     trials: Annotated[int, Field(ge=1, le=MOST_TRIALS)] = 20
     model: Axis[ModelSpec]
     data: Axis[DataSpec]
-    batch_size: Axis[Annotated[int, Field(ge=1)]] = (1,)
+    batch_size: Axis[BatchSize] = (1,)
     client: Axis[Component] = (Component(name=DEFAULT_NAMES["client"]),)
     defense: Axis[Composition] = ((),)
     attack: Axis[Component] = (Component(name=DEFAULT_NAMES["attack"]),)

@@ -44,6 +44,7 @@ from gradleak.audits.summary import (
     Rate,
     Spread,
     Summary,
+    leak_at,
 )
 from gradleak.audits.trial import TrialImages
 from gradleak.errors import BadInput
@@ -76,6 +77,7 @@ __all__ = [
     "component_list",
     "encode_png",
     "is_image",
+    "leak_at",
     "mapping",
     "pack",
     "plain",

@@ -98,7 +98,9 @@ def _group(
         psnr_interval=(interval.low, interval.high),
         ssim=spread_of(_pooled(members, lambda record: record.numbers("ssim"))),
         correlation=spread_of(_pooled(members, lambda record: record.numbers("correlation"))),
-        leaks=leaks_of(psnr, thresholds),
+        leaks=leaks_of(
+            psnr, thresholds, list(map(_chance, members)), [record.status == "converged" for record in members]
+        ),
         targets_correct=_targets(members),
         evaluations=_median([float(record.evaluations) for record in members]),
         seconds=_median([record.seconds for record in members]),
@@ -108,13 +110,55 @@ def _group(
     )
 
 
-def leaks_of(psnr: Sequence[Sequence[float]], thresholds: Sequence[float]) -> tuple[Leak, ...]:
-    """How many batches and images reached each threshold, from the PSNR of every image of every batch."""
+def leaks_of(
+    psnr: Sequence[Sequence[float]],
+    thresholds: Sequence[float],
+    chance: Sequence[Sequence[float]] | None = None,
+    reproduced: Sequence[bool] | None = None,
+) -> tuple[Leak, ...]:
+    """How many batches and images reached each threshold.
+
+    Args:
+        psnr: dB, of every image of every batch.
+        thresholds: dB.
+        chance: dB of the best answer without the update, likewise; None for none.
+        reproduced: whether the attack reproduced the update of each batch; None if there was no attack.
+
+    Returns:
+        One entry for each threshold.
+    """
+    if chance is None:
+        chance = [[-math.inf] * len(values) for values in psnr]
+    settled = [True] * len(psnr) if reproduced is None else reproduced
     found: list[Leak] = []
     for threshold in thresholds:
         reached = [[value >= threshold for value in values] for values in psnr]
-        found.append(Leak(threshold, rate([any(row) for row in reached]), sum(map(sum, reached)), sum(map(len, psnr))))
+        beyond = [
+            any(value >= threshold and value > least for value, least in zip(values, others, strict=True))
+            for values, others in zip(psnr, chance, strict=True)
+        ]
+        unsettled = sum(not leaked and not done for leaked, done in zip(beyond, settled, strict=True))
+        found.append(
+            Leak(
+                threshold,
+                batches=rate([any(row) for row in reached]),
+                images=sum(map(sum, reached)),
+                of=sum(map(len, psnr)),
+                beyond=rate(beyond),
+                unsettled=unsettled,
+                at_most=wilson_interval(sum(beyond) + unsettled, len(beyond))[1],
+            )
+        )
     return tuple(found)
+
+
+def _chance(record: TrialRecord) -> list[float]:
+    """PSNR of the best answer without the update, for each image; minus infinity where none is scored."""
+    columns = [_baseline_column(record, name, "psnr") for name in record.baselines]
+    return [
+        max((column[row] for column in columns if not math.isnan(column[row])), default=-math.inf)
+        for row in range(record.batch_size)
+    ]
 
 
 def _difference(members: Sequence[TrialRecord], others: Sequence[TrialRecord]) -> Difference:

@@ -60,12 +60,20 @@ class Leak:
             images of one batch share an update, so the interval is over batches.
         images: private examples that reached it.
         of: all private examples.
+        beyond: captured batches of which at least one image reached it and came closer than every answer that never
+            saw the update. In a large batch some image is always like another one.
+        unsettled: batches not among those whose attack did not reproduce the update either (it ended early, diverged,
+            crashed or did not apply), so that they may be leaks which nobody found.
+        at_most: upper end of the 95 % interval of the success rate with all of these counted as successes too.
     """
 
     threshold: float
     batches: Rate
     images: int
     of: int
+    beyond: Rate
+    unsettled: int
+    at_most: float
 
 
 def leak_at(leaks: Sequence[Leak], threshold: float) -> Leak:

@@ -21,7 +21,7 @@ from gradleak.audits.limits import Checked
 from gradleak.audits.records import TrialRecord, settings_text
 from gradleak.audits.report import write_report
 from gradleak.audits.report.words import cell, verdict
-from gradleak.audits.spec import AuditSpec, Component, DataSpec, ModelSpec
+from gradleak.audits.spec import AuditSpec, Component, DataSpec, ModelSpec, PerClient
 from gradleak.audits.store import Contents, Store
 from gradleak.cli.audit_progress import progress_lines
 from gradleak.cli.console import console, errors, print_json
@@ -260,12 +260,16 @@ def _axes(spec: AuditSpec) -> dict[str, list[str]]:
     return {
         "model": [_model_words(entry) for entry in spec.model],
         "data": [_data_words(entry) for entry in spec.data],
-        "batch_size": [str(size) for size in spec.batch_size],
+        "batch_size": [_size_words(size) for size in spec.batch_size],
         "client": [_component_words(entry) for entry in spec.client],
         "defense": [" then ".join(map(_component_words, entry)) or "none" for entry in spec.defense],
         "threat": [", ".join(f"{key}={value}" for key, value in entry.items()) or "default" for entry in spec.threat],
         "attack": [_component_words(entry) for entry in spec.attack],
     }
+
+
+def _size_words(size: int | PerClient) -> str:
+    return f"{size.per_client} for each client" if isinstance(size, PerClient) else str(size)
 
 
 def _component_words(entry: Component) -> str:

@@ -105,6 +105,12 @@ def test_the_network_read_computes_what_the_model_does(model: Callable[[], nn.Mo
     torch.testing.assert_close(features @ network.head_weight.T + bias, outputs)
 
 
+def test_one_number_normalizes_every_channel() -> None:
+    model = with_statistics(resnet(8)).double()
+    task = gl.Task(model, gl.ImageSpace((3, 16, 16), mean=(0.4,), std=(0.2,)), num_classes=10)
+    assert network_of(task).mean.shape == network_of(task).std.shape == (3, 1, 1)  # the search counts channels by it
+
+
 def test_gradients_of_folded_convolutions_are_those_of_their_weight() -> None:
     """The derivative by weight and bias of convolution and BatchNorm as one, against autograd on that one."""
     task = task_of(bottleneck(), torch.float64)

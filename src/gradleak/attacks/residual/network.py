@@ -135,7 +135,11 @@ def read_network(task: Task, state: ModelState) -> Network | str:
     names = [convolution.layer.name for block in blocks for convolution in block.convolutions]
     if len(set(names)) < len(names):
         return "a convolution is used twice"
-    mean, std = (torch.tensor(numbers, dtype=torch.float64).view(-1, 1, 1) for numbers in (space.mean, space.std))
+    # One number serves all channels.
+    mean, std = (
+        torch.tensor(numbers, dtype=torch.float64).expand(space.shape[0]).view(-1, 1, 1)
+        for numbers in (space.mean, space.std)
+    )
     return Network(blocks, head, head_bias, values[head].detach().double(), mean, std)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, NoReturn, cast
 
-from gradleak.attacks import ATTACKS, Attack
+from gradleak.attacks import ATTACKS, Attack, using_layers
 from gradleak.audits.by_name.resolving import ARTICLES, guarded, resolve
 from gradleak.audits.by_name.settings import called
 from gradleak.audits.faults import BadSettings, Fault
@@ -34,7 +34,12 @@ def attack_named(name: str, settings: Mapping[str, object]) -> Attack:
         BadSettings: when there is no such attack, or it does not take these settings.
     """
     factory = attack_factory(name)
-    attack = guarded("attacks", lambda: called(factory, settings))
+    given: dict[str, object] = {}
+    inner = settings.get("attack")
+    if factory is using_layers and isinstance(inner, str):  # an attack around another one, which may be anybody's
+        given["attack"] = attack_factory(inner)
+        settings = {key: value for key, value in settings.items() if key != "attack"}
+    attack = guarded("attacks", lambda: called(factory, settings, given=given))
     if not callable(attack) or not isinstance(getattr(attack, "name", None), str):
         _refuse("attacks", attack, "return something with a name that can be called with an observation")
     return cast(Attack, attack)

@@ -5,11 +5,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gradleak.audits.report.words import accuracy
-from gradleak.audits.store import Group
+from gradleak.audits.store import Group, component_list
 
-_TITLES = {"batch_size": "batch size", "stage": "training stage", "client.count": "clients in the aggregate"}
+_TITLES = {
+    "batch_size": "batch size",
+    "stage": "training stage",
+    "client.count": "clients in the aggregate",
+    "attack.layers": "layers that the attack sees",
+}
 # Settings of a client that would be taken for those of the attack or of the whole.
 _LOCAL = {"epochs": "local epochs", "batch_size": "local batch size", "lr": "local learning rate"}
+
+_WORDS = ("stage", "attack.layers")
+"""Settings that are axes although their values are words."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,11 @@ class AxisLine:
     places: tuple[float, ...]
     groups: tuple[Group, ...]
 
+    @property
+    def title(self) -> str:
+        """Attack and setting."""
+        return ", ".join(filter(None, (self.attack, self.setting)))
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -44,6 +57,15 @@ class Axis:
     title: str
     words: tuple[str, ...]
     lines: tuple[AxisLine, ...]
+
+    @property
+    def ordered(self) -> bool:
+        """Whether a line from one value to the next makes sense."""
+        return self.path != "attack.layers"
+
+    def word(self, place: float) -> str:
+        """A value of the axis on one line."""
+        return self.words[int(place)].replace("\n", " ") if self.words else f"{place:g}"
 
 
 def axes_of(groups: Sequence[Group]) -> list[Axis]:
@@ -67,20 +89,22 @@ def axes_of(groups: Sequence[Group]) -> list[Axis]:
 
 
 def _varies(path: str, value: object) -> bool:
-    """Whether a setting can be an axis: a number, or the stage of training."""
+    """Whether a setting can be an axis: a number, the stage of training, or the layers that an attack sees."""
+    if path in _WORDS:
+        return value is not None
     if path.startswith(("attack.", "code.")):
         return False
-    return path == "stage" and value is not None or (isinstance(value, int | float) and not isinstance(value, bool))
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _axis(path: str, groups: Sequence[Group]) -> Axis:
     words: tuple[str, ...] = ()
-    if path == "stage":
-        words = tuple(dict.fromkeys(str(group.settings[path]) for group in groups))
-    lines: dict[str, list[Group]] = {}
-    for group in groups:
-        lines.setdefault(json.dumps(_rest(group.settings, path), sort_keys=True), []).append(group)
-    kept = [members for members in lines.values() if len({str(member.settings[path]) for member in members}) > 1]
+    if path in _WORDS:
+        words = tuple(dict.fromkeys(_word(group.settings[path]) for group in groups))
+    kept, left = _lines(groups, path)
+    if path == "client.count":
+        # Clients that bring their own examples: the batch grows with them.
+        kept += _lines(left, path, per_client=True)[0]
     return Axis(
         path,
         _title(path),
@@ -89,9 +113,23 @@ def _axis(path: str, groups: Sequence[Group]) -> Axis:
     )
 
 
+def _lines(groups: Sequence[Group], path: str, *, per_client: bool = False) -> tuple[list[list[Group]], list[Group]]:
+    """Groups that are equal but for the axis, and those that have no partner."""
+    lines: dict[str, list[Group]] = {}
+    for group in groups:
+        rest = _rest(group.settings, path)
+        if per_client:
+            rest["batch_size"] = group.batch_size / float(str(group.settings[path]))
+        lines.setdefault(json.dumps(rest, sort_keys=True), []).append(group)
+    alone = [len({str(member.settings[path]) for member in members}) == 1 for members in lines.values()]
+    kept = [members for members, single in zip(lines.values(), alone, strict=True) if not single]
+    left = [group for members, single in zip(lines.values(), alone, strict=True) if single for group in members]
+    return kept, left
+
+
 def _with_accuracy(word: str, path: str, groups: Sequence[Group]) -> str:
     """A stage with the test accuracy that the model has there, if all models of that stage have the same."""
-    found = {accuracy(group.settings, "test") for group in groups if str(group.settings[path]) == word}
+    found = {accuracy(group.settings, "test") for group in groups if _word(group.settings[path]) == word}
     known = next(iter(found), "")
     return f"{word}\n(test accuracy {known})" if known and len(found) == 1 else word
 
@@ -104,12 +142,13 @@ def _title(path: str) -> str:
 
 def _line(members: Sequence[Group], path: str, words: tuple[str, ...], first_of_lines: Sequence[Group]) -> AxisLine:
     placed = sorted(
-        ((words.index(str(value)) if words else float(str(value)), group) for group, value in _values(members, path)),
+        ((words.index(_word(value)) if words else float(str(value)), group) for group, value in _values(members, path)),
         key=lambda pair: pair[0],
     )
+    first = members[0]
     return AxisLine(
-        members[0].attack,
-        _setting(members[0], path, first_of_lines),
+        str(first.settings.get("attack.attack", "auto")) if path == "attack.layers" else first.attack,
+        _setting(first, path, first_of_lines),
         tuple(float(place) for place, _ in placed),
         tuple(group for _, group in placed),
     )
@@ -120,21 +159,35 @@ def _values(members: Sequence[Group], path: str) -> list[tuple[Group, object]]:
 
 
 def _rest(settings: Mapping[str, object], path: str) -> dict[str, object]:
-    # A trained stage has weights of its own, which come with it.
-    own = {path, "model.weights", "model.digest"} if path == "stage" else {path}
-    trained = "model.trained." if path == "stage" else None
-    return {
-        name: value
-        for name, value in settings.items()
-        if name not in own and not (trained and name.startswith(trained) and name != "model.trained.data")
-    }
+    """What has to be equal along the axis: all but the setting itself and what follows from it."""
+    return {name: value for name, value in settings.items() if name != path and not _follows(name, path)}
+
+
+def _follows(name: str, path: str) -> bool:
+    """Whether a setting changes with the axis by itself: another network has other weights."""
+    if path == "stage" and name.startswith("model.trained."):
+        return name != "model.trained.data"
+    return path.startswith(("stage", "model.")) and name in {"model.weights", "model.digest"}
+
+
+def _word(value: object) -> str:
+    """An entry of an axis without numbers."""
+    return " + ".join(map(str, component_list(value))) if isinstance(value, list) else str(value)
 
 
 def _setting(group: Group, path: str, others: Sequence[Group]) -> str:
     """The settings in which this line differs from the other lines, attack and axis aside."""
+
+    def differs(name: str) -> bool:
+        return any(other.settings.get(name) != group.settings.get(name) for other in others)
+
+    # Weights follow from the stage of training and from the settings of the network, where these differ.
+    told = next(
+        (name for name in group.settings if name.startswith(("stage", "model.settings.")) and differs(name)), ""
+    )
     differing = [
-        f"{name.rpartition('.')[2]} {value}"
+        f"{_title(name)} {value}"
         for name, value in _rest(group.settings, path).items()
-        if not name.startswith(("attack.", "code.")) and any(other.settings.get(name) != value for other in others)
+        if not name.startswith(("attack.", "code.")) and differs(name) and not _follows(name, told)
     ]
     return ", ".join(differing[:4])

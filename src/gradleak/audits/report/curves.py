@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gradleak.audits.report import plots
+from gradleak.audits.report.answers import answer
 from gradleak.audits.report.axes import axes_of
+from gradleak.audits.report.tables import Table, axis_table
 from gradleak.audits.store import CLOSE_DB, RECOGNIZABLE_DB, Contents, TrialRecord, column_numbers, mapping
 
 
@@ -32,12 +34,16 @@ class Curves:
         plots: those that have something to draw.
         legend: words and the number of their color.
         note: a sentence; empty for none.
+        answers: what the curves say about protection, one sentence for each line.
+        table: the figures behind them, if they are few.
     """
 
     title: str
     plots: tuple[Plot, ...]
     legend: tuple[tuple[str, int], ...]
     note: str = ""
+    answers: tuple[str, ...] = ()
+    table: Table | None = None
 
 
 def curves_of(contents: Contents, shown: Sequence[TrialRecord], colors: Mapping[str, int]) -> list[Curves]:
@@ -51,24 +57,37 @@ def curves_of(contents: Contents, shown: Sequence[TrialRecord], colors: Mapping[
     Returns:
         Sections in order, those without anything to draw left out.
     """
-    return [*_axes(contents, colors), *_shares(contents, colors), *_courses(shown, colors)]
+    return [*axis_curves(contents, colors), *_shares(contents, colors), *_courses(shown, colors)]
 
 
-def _axes(contents: Contents, colors: Mapping[str, int]) -> list[Curves]:
-    """Leakage over every setting that was varied."""
+def axis_curves(contents: Contents, colors: Mapping[str, int], *, legend: bool = False) -> list[Curves]:
+    """Leakage over every setting that was varied.
+
+    Args:
+        contents: of the store.
+        colors: number of the color of each attack.
+        legend: put one inside each plot, for pictures that stand alone.
+
+    Returns:
+        One section for each axis.
+    """
     found: list[Curves] = []
     for axis in axes_of(contents.summary.groups):
         lines = [(line, position % plots.series_count() + 1) for position, line in enumerate(axis.lines)]
-        if all(not line.setting for line in axis.lines):
+        if all(not line.setting and line.attack in colors for line in axis.lines):
             lines = [(line, colors[line.attack]) for line in axis.lines]
         shown = lines[: plots.series_count()]
-        legend = tuple((", ".join(filter(None, (line.attack, line.setting))), color) for line, color in shown)
-        svg = plots.axis_plot(shown, axis.title, axis.words, contents.declared.thresholds)
+        words = (*((line.title, color) for line, color in shown), (plots.UNSEEN, 0))
+        svg = plots.axis_plot(shown, axis, contents.declared.thresholds, legend=legend)
         note = f"{len(lines) - len(shown)} more lines are in report.json." if len(lines) > len(shown) else ""
         if svg:
-            caption = "Median over private images; the band is its 95 % interval over captured batches."
+            shape = "band" if axis.ordered else "bar"
+            caption = f"Median over private images; the {shape} is its 95 % interval over captured batches."
             plot = Plot(svg, f"Median PSNR against {axis.title}, one line for each attack and setting", caption)
-            found.append(Curves(f"Leakage over {axis.title}", (plot,), legend, note))
+            threshold = contents.declared.thresholds[0]
+            said = tuple(answer(axis, line, threshold) for line, _ in shown)
+            table = axis_table(axis, threshold)
+            found.append(Curves(f"Leakage over {axis.title}", (plot,), words, note, said, table))
     return found
 
 
@@ -85,7 +104,7 @@ def _shares(contents: Contents, colors: Mapping[str, int]) -> list[Curves]:
         lines: list[tuple[Sequence[float], int]] = [(psnr, colors[attack]) for attack, psnr in attacks.items()]
         svg = plots.share_plot([(chance[data], 0), *lines], contents.declared.thresholds)
         if svg and len(contents.records) > 1:
-            legend = (*((attack, colors[attack]) for attack in attacks), ("best answer without the update", 0))
+            legend = (*((attack, colors[attack]) for attack in attacks), (plots.UNSEEN, 0))
             plot = Plot(
                 svg,
                 f"Share of the private images of {data} that reach a PSNR, one line for each attack",
@@ -119,11 +138,19 @@ def _courses(records: Sequence[TrialRecord], colors: Mapping[str, int]) -> list[
         if kept:
             legend = tuple((name, colors[name]) for name in dict.fromkeys(record.attack for record in members))
             found.append(Curves(data if batch == 1 else f"{data}, {batch} in a batch", kept, legend))
-    return [*found, *_layers(records)]
+    return [*found, *layer_curves(records)]
 
 
-def _layers(records: Sequence[TrialRecord]) -> list[Curves]:
-    """Layer by layer, for each attack and model."""
+def layer_curves(records: Sequence[TrialRecord], *, legend: bool = False) -> list[Curves]:
+    """Distances layer by layer, for each attack and model, whether the attack saw the layer or not.
+
+    Args:
+        records: trials whose medians are drawn.
+        legend: put one inside each plot.
+
+    Returns:
+        One section for each attack and model.
+    """
     collected: dict[tuple[str, str], list[TrialRecord]] = {}
     for record in records:
         if record.course.layers:
@@ -131,15 +158,15 @@ def _layers(records: Sequence[TrialRecord]) -> list[Curves]:
             collected.setdefault((record.attack, model), []).append(record)
     found: list[Curves] = []
     for (attack, model), members in collected.items():
-        svg, names = plots.layer_plot(members)
+        svg, names = plots.layer_plot(members, legend=legend)
         if svg:
             plot = Plot(
                 svg,
                 f"Distance of each layer's gradient against evaluations of {attack} on {model}, one line for each",
-                "Relative distance of each weight’s gradient from the shared one; medians over the trials shown above.",
+                "Relative distance of each weight’s gradient from the shared one; medians over these trials.",
             )
-            legend = tuple((name, position) for position, name in enumerate(names, start=1))
-            found.append(Curves(f"Layers, {attack} on {model}", (plot,), legend))
+            layers = tuple((name, position) for position, name in enumerate(names, start=1))
+            found.append(Curves(f"Layers, {attack} on {model}", (plot,), layers))
     return found
 
 

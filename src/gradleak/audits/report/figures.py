@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from gradleak.audits.report.answers import answers_of
 from gradleak.audits.store import Contents, plain
 
 
@@ -27,6 +28,7 @@ def figures(contents: Contents) -> bytes:
         "reconstructed": {f"{at:g}": summary.above(at) for at in contents.declared.thresholds},
         "worst": None if summary.worst is None else asdict(summary.worst),
         "limits": [{**asdict(one), "state": one.state, "words": one.describe()} for one in contents.limits],
+        "answers": answers_of(contents),
         "groups": [asdict(group) for group in summary.groups],
         "warnings": contents.warnings,
     }

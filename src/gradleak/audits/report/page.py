@@ -7,6 +7,7 @@ from importlib import resources
 from typing import Any
 
 from gradleak.audits.report import choosing, plots, wall, words
+from gradleak.audits.report.answers import SMALL, answers_of
 from gradleak.audits.report.choosing import choose
 from gradleak.audits.report.curves import curves_of
 from gradleak.audits.store import (
@@ -26,6 +27,9 @@ from gradleak.audits.store import (
 
 LISTED = 60
 """Up to so many trials a report lists the full settings of each; beyond, those of one trial of each group."""
+
+MOST_ANSWERS = 8
+"""Largest number of sentences about curves that stand with the verdict; all of them stand with the curves."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +109,10 @@ def _data(store: Store, contents: Contents, brief: bool) -> dict[str, Any]:
         "thresholds": contents.declared.thresholds,
         "limits": [(one, words.cell(one.cell)) for one in contents.limits],
         "verdict": words.verdict(summary),
+        "answers": answers_of(contents)[:MOST_ANSWERS],
         "statuses": words.STATUS,
         "short_statuses": words.SHORT_STATUS,
+        "small": SMALL,
         "close": CLOSE_DB,
         "recognizable": RECOGNIZABLE_DB,
         "ledger": _ledger(records),

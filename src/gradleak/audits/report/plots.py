@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from gradleak.audits.report.axes import AxisLine
-from gradleak.audits.store import TrialRecord
+from gradleak.audits.report.axes import Axis, AxisLine
+from gradleak.audits.store import Group, TrialRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,6 +19,9 @@ _SERIES = tuple(f"#0102{position:02x}" for position in range(1, 9))
 _VARIABLES = {_INK: "var(--soft)", _GRID: "var(--line)", _MARK: "var(--mark)"} | {
     color: f"var(--series-{position})" for position, color in enumerate(_SERIES, start=1)
 }
+
+UNSEEN = "best answer without the update"
+"""What the gray line of a plot is called."""
 
 # Infinite PSNR (equal to the last bit) has no place on an axis; float32 pixels seldom pass this.
 _HIGHEST_DB = 120.0
@@ -34,6 +37,8 @@ class Curve:
         series: number of its color, from 1; 0 for the gray of what no attack did.
         band: lower and upper ends of intervals, or None.
         steps: draw steps instead of straight lines.
+        label: words in a legend inside the plot; empty for none.
+        apart: draw dots with their intervals, since nothing lies between the places.
     """
 
     x: Sequence[float]
@@ -41,6 +46,8 @@ class Curve:
     series: int
     band: tuple[Sequence[float], Sequence[float]] | None = None
     steps: bool = False
+    label: str = ""
+    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,32 +121,45 @@ def share_plot(values: Sequence[tuple[Sequence[float], int]], marks: Sequence[fl
     return _svg(curves, Frame(x="PSNR (dB) or more", y="share of images (%)", log_x=False, columns=marks))
 
 
-def axis_plot(lines: Sequence[tuple[AxisLine, int]], title: str, words: Sequence[str], marks: Sequence[float]) -> str:
-    """Median PSNR with its interval over a setting that was varied.
+def axis_plot(
+    lines: Sequence[tuple[AxisLine, int]], axis: Axis, marks: Sequence[float], *, legend: bool = False
+) -> str:
+    """Median PSNR with its interval over a setting that was varied, and in gray the best answer without the update.
 
     Args:
         lines: each with the number of its color.
-        title: of the setting.
-        words: its values where they are no numbers.
+        axis: the setting.
         marks: horizontal lines at these dB.
+        legend: put one inside the plot.
 
     Returns:
         SVG.
     """
-    curves: list[Curve] = []
+    words = axis.words
+    # What needs no update depends on the examples alone, which lines of one place share.
+    chance = {
+        place: chance_db(group) for line, _ in lines for place, group in zip(line.places, line.groups, strict=True)
+    }
+    curves = [Curve(sorted(chance), [chance[place] for place in sorted(chance)], 0, label=UNSEEN if legend else "")]
     for line, series in lines:
         medians = [min(group.psnr.median, _HIGHEST_DB) for group in line.groups]
         band = (
             [min(group.psnr_interval[0], _HIGHEST_DB) for group in line.groups],
             [min(group.psnr_interval[1], _HIGHEST_DB) for group in line.groups],
         )
-        curves.append(Curve(line.places, medians, series, band))
+        label = line.title if legend else ""
+        curves.append(Curve(line.places, medians, series, band, label=label, apart=not axis.ordered))
     places = [place for line, _ in lines for place in line.places]
     wide = not words and min(places) > 0 and max(places) >= 8 * min(places)
-    return _svg(curves, Frame(x=title, y="median PSNR (dB)", log_x=wide, ticks=words, rows=marks))
+    return _svg(curves, Frame(x=axis.title, y="median PSNR (dB)", log_x=wide, ticks=words, rows=marks))
 
 
-def layer_plot(records: Sequence[TrialRecord]) -> tuple[str, tuple[str, ...]]:
+def chance_db(group: Group) -> float:
+    """Median PSNR in dB of the best kind of answer that never saw the update; NaN if there is none."""
+    return max((row.psnr.median for row in group.baselines if not math.isnan(row.psnr.median)), default=math.nan)
+
+
+def layer_plot(records: Sequence[TrialRecord], *, legend: bool = False) -> tuple[str, tuple[str, ...]]:
     """Each weight's relative distance against evaluations, for trials of one attack and model.
 
     Trials look at their layers at up to eight moments of their own course; medians are over the first moments of all,
@@ -165,7 +185,7 @@ def layer_plot(records: Sequence[TrialRecord]) -> tuple[str, tuple[str, ...]]:
             places.append(median(record.course.layer_evaluations[moment] for record in there))
             rows = [record.course.layer_distances[moment][record.course.layers.index(name)] for record in there]
             distances.append(median(rows))
-        curves.append(Curve(places, _positive(distances), series))
+        curves.append(Curve(places, _positive(distances), series, label=name if legend else ""))
     return _svg(curves, Frame(y="distance of a layer's gradient", log_y=True)), names
 
 
@@ -209,8 +229,23 @@ def _draw(axes: "Axes", curve: Curve) -> None:
     """One line, with a dot where it ends, which also shows lines of one point."""
     color = _SERIES[(curve.series - 1) % len(_SERIES)] if curve.series else _MARK
     style = "steps-pre" if curve.steps else "default"
-    axes.plot(curve.x, curve.y, color=color, linewidth=1.6, zorder=2, solid_capstyle="round", drawstyle=style)
-    if curve.band is not None:
+    line, marker = ("", "o") if curve.apart else ("-", "")
+    axes.plot(
+        curve.x,
+        curve.y,
+        color=color,
+        linewidth=1.6,
+        linestyle=line,
+        marker=marker,
+        markersize=4,
+        zorder=2,
+        solid_capstyle="round",
+        drawstyle=style,
+        label=curve.label or "_",
+    )
+    if curve.band is not None and curve.apart:
+        axes.vlines(curve.x, *curve.band, color=color, alpha=0.5, linewidth=1.6, zorder=1)
+    elif curve.band is not None:
         axes.fill_between(curve.x, *curve.band, color=color, alpha=0.18, linewidth=0, zorder=1)
     places = range(len(curve.y)) if curve.band is not None else [_last(curve)]
     axes.plot(
@@ -240,6 +275,8 @@ def _dress(axes: "Axes", frame: Frame, curves: Sequence[Curve]) -> None:
         places = sorted({place for curve in curves for place in curve.x})
         axes.set_xticks(places, [f"{place:g}" for place in places])
         axes.minorticks_off()
+    if any(curve.label for curve in curves):
+        axes.legend(frameon=False, fontsize=8.5, labelcolor=_INK)
     axes.set_xlabel(frame.x, color=_INK, parse_math=False)
     axes.set_ylabel(frame.y, color=_INK)
     axes.tick_params(colors=_INK, which="both", length=3)
