@@ -77,7 +77,7 @@ def test_the_mode_of_local_training_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    "client", [LocalSGD(lr=0.002, epochs=2, batch_size=1), LocalSGD(lr=0.002, batch_size=2, momentum=0.9)], ids=repr
+    "client", [LocalSGD(lr=0.002, epochs=2, batch_size=1), LocalSGD(lr=0.001, epochs=3, batch_size=2)], ids=repr
 )
 def test_an_unknown_order_is_accepted_and_said(client: Client) -> None:
     found = verdict(client, client)
