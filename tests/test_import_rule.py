@@ -54,8 +54,74 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "consistency": frozenset(
         {"errors", "seeds", "tasks", "updates", "clients", "defenses", "threat", "captures", "evidence", "attacks"}
     ),
+    # Trainings take their words from audits: the rooms that read specs, name things and write files.
+    "threads": frozenset(),
+    "audits.positions": frozenset({"errors"}),
+    "audits.faults": frozenset({"errors", "audits.positions"}),
+    "audits.overrides": frozenset({"errors", "audits.positions"}),
+    "audits.sources": frozenset({"errors", "audits.faults", "audits.overrides", "audits.positions"}),
+    "audits.settings": frozenset(),
+    "audits.spec": frozenset({"audits.overrides", "audits.positions", "audits.settings"}),
+    "audits.interrupts": frozenset(),
+    "audits.files": frozenset({"errors"}),
+    "audits.lock": frozenset({"errors", "audits.files"}),
+    "training": frozenset(
+        {
+            "errors",
+            "seeds",
+            "tasks",
+            "tensorfiles",
+            "threads",
+            "zoo",
+            "audits.by_name.data",
+            "audits.by_name.models",
+            "audits.by_name.spaces",
+            "audits.faults",
+            "audits.files",
+            "audits.interrupts",
+            "audits.lock",
+            "audits.overrides",
+            "audits.positions",
+            "audits.sources",
+            "audits.spec",
+        }
+    ),
+    "inspection": frozenset({"errors", "seeds", "tasks", "updates", "clients", "threat", "attacks"}),
     "audits.report": frozenset({"errors", "audits.store"}),  # reports read the store and nothing else
 }
+# Of what names things for specs, only these parts know nothing of attacks.
+MAY_IMPORT.update(
+    {
+        "audits.by_name.plugins": frozenset({"errors"}),
+        "audits.by_name.references": frozenset({"errors"}),
+        "audits.by_name.settings": frozenset({"audits.faults"}),
+        "audits.by_name.resolving": frozenset(
+            {"errors", "audits.by_name.plugins", "audits.by_name.references", "audits.faults"}
+        ),
+        "audits.by_name.spaces": frozenset({"errors", "tasks", "audits.faults"}),
+        "audits.by_name.data": frozenset(
+            {
+                "seeds",
+                "zoo",
+                "audits.by_name.plugins",
+                "audits.by_name.references",
+                "audits.by_name.resolving",
+                "audits.by_name.settings",
+                "audits.faults",
+            }
+        ),
+        "audits.by_name.models": frozenset(
+            {
+                "seeds",
+                "zoo",
+                "audits.by_name.references",
+                "audits.by_name.resolving",
+                "audits.by_name.settings",
+                "audits.faults",
+            }
+        ),
+    }
+)
 MAY_IMPORT_EVERYTHING = frozenset({"audits.store", "audits", "adapters", "bench", "cli", "__main__", PUBLIC_NAMES})
 
 # ---- reading the imports -----------------------------------------------------------------------------------------

@@ -71,3 +71,20 @@ def test_runner_benchmark(tmp_path: Path) -> None:
     out = run("benchmarks/runner.py", "--trials", 4, "--long", 0, "--json", file)
     assert "runner and store alone, in one process:" in out
     assert json.loads(file.read_text())["inprocess"]["trials"] == 3
+
+
+@pytest.mark.slow
+def test_smooth_benchmark(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    nets = ("--depth", 8, "--nets", "relu", "sigmoid")
+    out = run("benchmarks/smooth.py", "--images", 1, "--seconds", 1, *nets, "--json", file)
+    assert "withheld: labels" in out
+    rows = json.loads(file.read_text())
+    assert [(row["net"], row["attack"]) for row in rows] == [
+        ("relu", "auto"),
+        ("relu", "dlg"),
+        ("-", "grey"),
+        ("-", "mean color"),
+        ("sigmoid", "auto"),
+        ("sigmoid", "dlg"),
+    ]

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from gradleak import attacks, clients, defenses
 from gradleak.captures import Truth, capture
 from gradleak.errors import BadInput
+from gradleak.inspection import Inspection, inspect
 from gradleak.reconstructions import Reconstruction
 from gradleak.scoring import Scores, score
 from gradleak.tasks import ImageSpace, TabularSpace, Task
@@ -13,12 +14,14 @@ from gradleak.updates import Update
 
 if TYPE_CHECKING:
     from gradleak.audits.audit import audit
+    from gradleak.training.train import train
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BadInput",
     "ImageSpace",
+    "Inspection",
     "Observation",
     "Reconstruction",
     "Scores",
@@ -33,14 +36,21 @@ __all__ = [
     "capture",
     "clients",
     "defenses",
+    "inspect",
     "score",
+    "train",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    # Audits bring pydantic models, stores and pictures, which an import of the package alone should not pay for.
+    # Audits and trainings bring pydantic models, stores and pictures, which an import of the package alone should not
+    # pay for.
     if name == "audit":
         from gradleak.audits.audit import audit
 
         return audit
+    if name == "train":
+        from gradleak.training.train import train
+
+        return train
     raise AttributeError(f"module 'gradleak' has no attribute {name!r}")

@@ -1,6 +1,8 @@
 """One independent random stream per stochastic stage, all derived from one seed."""
 
 import hashlib
+from collections.abc import Generator
+from contextlib import contextmanager
 
 import torch
 
@@ -27,3 +29,21 @@ def stage_generator(seed: int, stage: str, device: torch.device | str = "cpu") -
     generator = torch.Generator(device=device)
     generator.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
     return generator
+
+
+@contextmanager
+def torch_seed(seed: int) -> Generator[None]:
+    """Seed torch's own generator for code that draws from it and takes no other, and leave it as it was.
+
+    Args:
+        seed: at least 0. Only the CPU generator is touched.
+
+    Yields:
+        Nothing.
+    """
+    before = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(before)

@@ -27,6 +27,20 @@ def normalized() -> nn.Module:
     return seeded(0, lambda: nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(48, CLASSES)))
 
 
+class _Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.project, self.head = nn.Linear(6, 8), nn.Linear(8, CLASSES)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        tokens = self.project(rows)
+        return self.head(nn.functional.scaled_dot_product_attention(tokens, tokens, tokens).mean(dim=(1, 2)))
+
+
+def attention() -> nn.Module:
+    return seeded(0, _Attention)
+
+
 def random() -> nn.Module:
     return nn.Linear(36, CLASSES)
 

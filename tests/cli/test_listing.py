@@ -66,7 +66,8 @@ def test_unknown_kind_names_the_known_ones() -> None:
     assert done.code == 2
     assert done.out == ""
     assert done.problems == [
-        "error: list: expected one of attacks, defenses, clients, models, data, specs, got 'attack'; choose one"
+        "error: list: expected one of attacks, defenses, clients, models, data, specs, trainings, got 'attack'; "
+        "choose one"
     ]
 
 

@@ -12,7 +12,16 @@ from gradleak.attacks.closed_form import (
     spear,
 )
 from gradleak.attacks.protocol import Attack, Progress
-from gradleak.attacks.recipes import cpl, dlg, gradinversion, idlg, inverting_gradients, r_gap, sapag
+from gradleak.attacks.recipes import (
+    cpl,
+    dlg,
+    finite_differences,
+    gradinversion,
+    idlg,
+    inverting_gradients,
+    r_gap,
+    sapag,
+)
 from gradleak.attacks.relu import relu_inversion
 from gradleak.attacks.residual import residual_peeling
 from gradleak.attacks.smooth import staged
@@ -30,6 +39,7 @@ ATTACKS = (
     sapag,
     gradinversion,
     r_gap,
+    finite_differences,
 )
 """Factories of every attack that comes with the package, for listings; the name is the function's own."""
 
@@ -42,6 +52,7 @@ __all__ = [
     "cocktail_party",
     "cpl",
     "dlg",
+    "finite_differences",
     "gradinversion",
     "idlg",
     "inverting_gradients",

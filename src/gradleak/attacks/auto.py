@@ -15,9 +15,10 @@ from gradleak.attacks.mismatch import mismatch
 from gradleak.attacks.one_gradient import as_gradient
 from gradleak.attacks.precision import in_precision
 from gradleak.attacks.protocol import Attack, Progress, not_applicable
-from gradleak.attacks.recipes import inverting_gradients
+from gradleak.attacks.recipes import finite_differences, inverting_gradients
 from gradleak.attacks.relu import relu_inversion
 from gradleak.attacks.residual import residual_peeling
+from gradleak.attacks.second_derivative import NO_SECOND_DERIVATIVE, explained, lacks_derivative
 from gradleak.attacks.smooth import staged
 from gradleak.reconstructions import Reconstruction
 from gradleak.threat import Observation
@@ -83,7 +84,12 @@ class Auto:
                 evaluations = None if evaluations is None else -(-evaluations // 2)
                 seconds = None if seconds is None else seconds / 2
             attack = factory(max_evaluations=evaluations, max_seconds=seconds)
-            found = attack(observation, seed=seed, progress=progress)
+            try:
+                found = attack(observation, seed=seed, progress=progress)
+            except RuntimeError as error:
+                if not lacks_derivative(error):
+                    raise
+                found = not_applicable(getattr(attack, "name", "search"), observation, explained(error))
             used += found.evaluations
             if found.status == "not_applicable":
                 trace.append(f"{found.attack}: does not apply, {found.message}")
@@ -138,9 +144,13 @@ class Auto:
             yield self._with_restarts(residual_peeling, 1), False
             yield self._with_restarts(relu_inversion, 1), False
             yield self._with_restarts(inverting_gradients, 1), False
-            return
-        trace.append("search for smooth networks")
-        yield self._with_restarts(staged, self.restarts), False
+        else:
+            trace.append("search for smooth networks")
+            yield self._with_restarts(staged, self.restarts), False
+        # The trace holds by now what the searches above said.
+        if any(NO_SECOND_DERIVATIVE in line for line in trace):
+            trace.append("search with first derivatives")
+            yield self._with_restarts(finite_differences, 1), False
 
     @staticmethod
     def _with_restarts(factory: Callable[..., Attack], restarts: int) -> Factory:

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from gradleak.attacks.finite_difference import STEP, finite_difference_energy, one_by_one, problem
 from gradleak.attacks.head import find_head
 from gradleak.attacks.labels import bias_sign, row_minimum, row_sum_sign
 from gradleak.attacks.layout import Layout
@@ -21,10 +22,12 @@ from gradleak.attacks.objectives import Objective
 from gradleak.attacks.precision import in_precision
 from gradleak.attacks.priors import Weighted, group_consistency
 from gradleak.attacks.protocol import Progress, not_applicable
+from gradleak.attacks.second_derivative import explained, lacks_derivative, no_second_derivative
 from gradleak.attacks.spectrum import weighted_frequencies
 from gradleak.attacks.squash import squashed
 from gradleak.attacks.starts import Start, standard_normal
 from gradleak.optim import Budget, Energy, Minimum, Optimizer, Stage, minimize_in_stages, value_and_gradient
+from gradleak.optim.minimize import Evaluate
 from gradleak.reconstructions import History, Reconstruction, Snapshot, Status
 from gradleak.seeds import stage_generator
 from gradleak.threat import Observation, simulator
@@ -55,6 +58,9 @@ class Inversion:
         squashed: keep it there by searching a free variable that is squashed into the bounds, see `squash.squashed`;
             not together with `boxed` or `spectrum`.
         precision: `"model"`: compute as the model does; `"double"`: in float64.
+        derivative: `"double_backward"`: autograd differentiates the simulated update; `"finite_difference"`: central
+            differences of the input gradient, see `finite_difference`, for one gradient, without a compiler.
+        step: of the differences.
         restarts: independent starts, batched; the one with the lowest objective is returned.
         chunk_size: restarts evaluated together, to bound memory; None for all.
         compiler: a backend of `torch.compile` such as `"inductor"`, see `optim.value_and_gradient`; None for none.
@@ -77,6 +83,8 @@ class Inversion:
     boxed: bool = False
     squashed: bool = False
     precision: Literal["model", "double"] = "model"
+    derivative: Literal["double_backward", "finite_difference"] = "double_backward"
+    step: float = STEP
     restarts: int = 1
     chunk_size: int | None = None
     compiler: str | None = None
@@ -102,8 +110,27 @@ class Inversion:
         if isinstance(fixed_targets, str):
             return not_applicable(self.name, observation, fixed_targets)
         layout = Layout.of(observation, batch_size, fixed_targets)
+        by_differences = self.derivative == "finite_difference"
+        closed = problem(observation) if by_differences else no_second_derivative(observation, layout)
+        if closed is not None:
+            return not_applicable(self.name, observation, closed)
+        try:
+            minimum = self._minimum(observation, layout, seed, began, progress)
+        except RuntimeError as error:
+            if by_differences or not lacks_derivative(error):
+                raise
+            return not_applicable(self.name, observation, explained(error))
+        return self._reconstruction(observation, layout, minimum, began)
+
+    def _minimum(
+        self, observation: Observation, layout: Layout, seed: int, began: float, progress: Progress | None
+    ) -> Minimum:
+        """Run the optimizer in its stages."""
         bounds = observation.task.space.bounds
-        minimum = minimize_in_stages(
+        evaluator: Callable[[Energy], Evaluate] = partial(
+            value_and_gradient, chunk_size=self.chunk_size, coupling=self._coupling(), compiler=self.compiler
+        )
+        return minimize_in_stages(
             self.energy(observation, layout),
             self.starts(layout, seed),
             self._stages(layout, bounds),
@@ -116,16 +143,26 @@ class Inversion:
             box=layout.box(*bounds) if self.boxed and self.spectrum is None and bounds is not None else None,
             moments=self.snapshots,
             progress=progress,
-            evaluator=partial(
-                value_and_gradient, chunk_size=self.chunk_size, coupling=self._coupling(), compiler=self.compiler
-            ),
+            evaluator=one_by_one if self.derivative == "finite_difference" else evaluator,
         )
-        return self._reconstruction(observation, layout, minimum, began)
 
     def energy(self, observation: Observation, layout: Layout) -> Energy:
         """Objective and priors of one flat candidate `[D]`."""
         step, observed = simulator(observation), observed_tensors(observation)
         terms = [(part.weight, part.prior(observation)) for part in self.priors]
+        if self.derivative == "finite_difference":
+
+            def priors(variable: Tensor, targets: Tensor) -> Tensor:
+                return torch.stack([weight * term(variable, targets) for weight, term in terms]).sum()
+
+            return finite_difference_energy(
+                observation,
+                layout,
+                self.objective,
+                observed=observed,
+                terms=priors if terms else None,
+                step=self.step,
+            )
 
         def energy(candidate: Tensor) -> Tensor:
             variable, targets = layout.unpack(candidate)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gradleak.audits.checkpointed import PendingTraining
 from gradleak.audits.declared import SPEC_FILE
 from gradleak.audits.plan import PlannedTrial, plan
 from gradleak.audits.reading import checked_spec, read_source
@@ -13,6 +14,7 @@ from gradleak.audits.store import Store
 
 if TYPE_CHECKING:
     from gradleak.audits.run import AuditOutcome, Progress
+    from gradleak.training.run import TrainOutcome, TrainProgress
 
 
 @dataclass(frozen=True)
@@ -23,24 +25,34 @@ class DeclaredAudit:
         spec: defaults filled in.
         comment: what it answers, from the first line of its file.
         planned: the trials.
+        trainings: those whose checkpoints it needs; as long as one is not done, untrained networks stand in its place.
     """
 
     spec: AuditSpec
     comment: str
     planned: tuple[PlannedTrial, ...]
+    trainings: tuple[PendingTraining, ...] = ()
 
     @property
     def spec_file(self) -> bytes:
         """The effective spec as a file, from which the same trials are planned."""
         return self.spec.to_yaml(self.comment).encode()
 
+    @property
+    def pending(self) -> tuple[PendingTraining, ...]:
+        """The trainings that must come first."""
+        return tuple(training for training in self.trainings if not training.done)
 
-def declare(spec: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> DeclaredAudit:
+
+def declare(
+    spec: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), out: str | Path | None = None
+) -> DeclaredAudit:
     """Read, check and plan; nothing is run or written.
 
     Args:
         spec: a YAML file, a mapping, or the name of a shipped spec.
         overrides: `path=value` each, as after `--set`.
+        out: the folder of the audit, where models are that were trained for it.
 
     Returns:
         The audit.
@@ -49,8 +61,33 @@ def declare(spec: str | Path | Mapping[str, Any], overrides: Sequence[str] = ())
         BadInput: with every mistake of the spec.
     """
     source, problems = read_source(spec, overrides)
-    checked = checked_spec(source, problems)
-    return DeclaredAudit(checked, source.comment, plan(checked))
+    checked, trainings = checked_spec(source, problems, None if out is None else Path(out))
+    return DeclaredAudit(checked, source.comment, plan(checked), tuple(trainings))
+
+
+def train_models(
+    declared: DeclaredAudit, notify: "Callable[[TrainProgress], None] | None" = None
+) -> "TrainOutcome | None":
+    """Train the models that the audit needs and that are not there yet; afterwards it must be declared again.
+
+    Args:
+        declared: with a folder.
+        notify: told what happens.
+
+    Returns:
+        The outcome of the first training that did not come to its end; None if all did.
+
+    Raises:
+        BadInput: when a folder cannot be used.
+    """
+    from gradleak.training.run import run_training
+
+    for training in declared.pending:
+        if training.folder is not None:
+            outcome = run_training(training.declared.spec, training.folder, training.declared.comment, notify)
+            if not outcome.complete:
+                return outcome
+    return None
 
 
 def run_declared(
@@ -64,7 +101,7 @@ def run_declared(
     """Run what the folder does not hold yet, and keep the effective spec there as `spec.yaml`.
 
     Args:
-        declared: what to run.
+        declared: what to run; its models are trained.
         out: the folder; made if there is none.
         retry_errors: run failed trials again.
         command: the command line that repeats it, for the records.
@@ -93,7 +130,7 @@ def audit(
     retry_errors: bool = False,
     notify: "Callable[[Progress], None] | None" = None,
 ) -> "AuditOutcome":
-    """Run a declared grid of trials, or what is left of it.
+    """Run a declared grid of trials, or what is left of it; models with `trained` are trained first.
 
     The same call resumes: trials that the folder holds are not run again.
 
@@ -110,4 +147,13 @@ def audit(
     Raises:
         BadInput: with every mistake of the spec, or when the folder or the backend cannot be used.
     """
-    return run_declared(declare(spec, overrides), out, retry_errors=retry_errors, notify=notify)
+    declared = declare(spec, overrides, out)
+    if declared.pending:
+        ended = train_models(declared)
+        if ended is not None:
+            from gradleak.audits.run import AuditOutcome
+
+            count = len(declared.planned)
+            return AuditOutcome(count, 0, 0, count, ended.status == "interrupted", ended.message)
+        declared = declare(spec, overrides, out)
+    return run_declared(declared, out, retry_errors=retry_errors, notify=notify)

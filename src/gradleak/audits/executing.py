@@ -4,12 +4,9 @@ import math
 import sys
 import time
 import traceback
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
-
-import torch
 
 from gradleak.audits.environment import environment
 from gradleak.audits.plan import PlannedTrial
@@ -17,6 +14,7 @@ from gradleak.audits.records import TrialRecord, mapping
 from gradleak.audits.store import PackedTrial, pack
 from gradleak.audits.trial import Trial, TrialImages, run_trial
 from gradleak.scoring import Scores
+from gradleak.threads import torch_threads
 from gradleak.threat import ThreatModel
 
 Build = Callable[[dict[str, Any]], Trial]
@@ -154,21 +152,3 @@ def _described(threat: Mapping[str, object]) -> str:
 def _text(text: str) -> str:
     """Text that every encoder accepts: an exception may quote bytes that are no Unicode."""
     return text.encode("utf-8", "replace").decode("utf-8")
-
-
-@contextmanager
-def torch_threads(count: int) -> Generator[None]:
-    """Compute on this many threads, then on as many as before.
-
-    Args:
-        count: at least 1.
-
-    Yields:
-        Nothing.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

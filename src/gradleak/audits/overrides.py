@@ -10,7 +10,7 @@ from gradleak.errors import BadInput
 DEFAULT_NAMES = {"client": "Gradient", "attack": "auto"}
 """What a setting belongs to under a key that the file leaves out."""
 
-NAMED = ("model", "data", "client", "defense", "attack")
+NAMED = ("model", "data", "test", "client", "defense", "attack")
 """Keys under which a word is short for a mapping with that name."""
 
 
@@ -81,7 +81,7 @@ def override(source: Source, assignments: Sequence[str]) -> list[str]:
         dotted, equals, text = assignment.partition("=")
         keys = [key.strip() for key in dotted.split(".")]
         if not equals or not all(keys):
-            problems.append(f"--set {assignment}: expected path=value, got {assignment!r}; for instance trials=5")
+            problems.append(f"--set {assignment}: expected path=value, got {assignment!r}; for instance seed=5")
             continue
         try:
             document = read_yaml(text, f"--set {dotted}")

@@ -12,16 +12,15 @@ from gradleak.audits.by_name.components import described
 from gradleak.audits.by_name.data import data_factory
 from gradleak.audits.by_name.models import is_of_zoo, model_code, model_digest
 from gradleak.audits.by_name.references import code_digest
+from gradleak.audits.by_name.spaces import space_for
 from gradleak.audits.drawing import drawn_seed
 from gradleak.audits.faults import BadSettings, Fault
 from gradleak.audits.records import plain
 from gradleak.audits.spec import DataSpec, ModelSpec
 from gradleak.errors import BadInput
-from gradleak.tasks import ImageSpace, InputSpace, TabularSpace, Task
+from gradleak.tasks import InputSpace, Task
+from gradleak.training.checkpoints import Checkpoint, find_checkpoint
 from gradleak.zoo.data import Dataset
-
-IMAGE_RANK = 3
-NO_SCALING = ((0.0,), (1.0,))
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,13 +116,17 @@ def prepare_model(entry: ModelSpec, data: PreparedData, seed: int) -> PreparedMo
         BadInput: when it cannot be built or does not fit the data.
     """
     dataset = data.dataset
-    space = space_for(entry, dataset.input_shape)
+    space = space_for(dataset.input_shape, entry.mean, entry.std)
     redraw = redrawn(entry)
     description: dict[str, Any] = {"name": entry.name}
     if entry.settings:
         description["settings"] = entry.settings
     if entry.weights is not None:
         description["weights"] = entry.weights
+        checkpoint = find_checkpoint(entry.weights)
+        if checkpoint is not None:
+            _refuse_other_shape(checkpoint, dataset)
+            description["trained"] = checkpoint.facts()
     stage = network_stage(0) if redraw else "network"
     built = description if entry.weights is not None else {**description, "seed": drawn_seed(seed, stage)}
     num_classes = dataset.num_classes
@@ -152,7 +155,7 @@ def outputs_of(models: Sequence[ModelSpec], seed: int) -> Callable[[Dataset], in
         for entry in models:
             if not is_of_zoo(entry.name):
                 try:
-                    space = space_for(entry, dataset.input_shape)
+                    space = space_for(dataset.input_shape, entry.mean, entry.std)
                     description = {"name": entry.name, "settings": entry.settings, "seed": drawn_seed(seed, "network")}
                     found = count_outputs(network(description, space, 0), space)
                 except BadInput:
@@ -172,34 +175,6 @@ def network_stage(batch: int) -> str:
 def redrawn(entry: ModelSpec) -> bool:
     """Whether each captured batch gets a new network."""
     return entry.redraw if entry.redraw is not None else is_of_zoo(entry.name) and entry.weights is None
-
-
-def space_for(entry: ModelSpec, shape: tuple[int, ...]) -> InputSpace:
-    """The input space of data with inputs of a shape.
-
-    Returns:
-        Images or rows.
-
-    Raises:
-        BadSettings: when the inputs are neither, or mean and std do not fit them.
-    """
-    if len(shape) == IMAGE_RANK:
-        try:
-            return ImageSpace((shape[0], shape[1], shape[2]), entry.mean, entry.std)
-        except BadInput as error:
-            keys = [problem.partition(":")[0] for problem in error.problems]
-            faults = [
-                Fault((key,) if key in {"mean", "std"} else (), problem.removeprefix(f"{key}: "))
-                for key, problem in zip(keys, error.problems, strict=True)
-            ]
-            raise BadSettings("models", faults) from error
-    if len(shape) != 1:
-        text = f"expected images or rows of numbers, got inputs of shape {list(shape)}; use other data"
-        raise BadSettings("models", [Fault((), text)])
-    if (entry.mean, entry.std) != NO_SCALING:
-        text = f"expected images to normalize, got inputs of shape {list(shape)}; leave mean and std out"
-        raise BadSettings("models", [Fault(("mean",), text)])
-    return TabularSpace(shape[0])
 
 
 def count_outputs(model: nn.Module, space: InputSpace) -> int | None:
@@ -222,6 +197,17 @@ def count_outputs(model: nn.Module, space: InputSpace) -> int | None:
 def client_description(name: str, client: object) -> dict[str, Any]:
     """A client or a defense as JSON holds it."""
     return plain(described(name, client), name)
+
+
+def _refuse_other_shape(checkpoint: Checkpoint, dataset: Dataset) -> None:
+    if checkpoint.space.shape == dataset.input_shape:
+        return
+    side = checkpoint.space.shape[-1]
+    text = (
+        f"expected data with inputs of shape {list(checkpoint.space.shape)}, on which the checkpoint was trained, got "
+        f"{list(dataset.input_shape)} of {dataset.name!r}; add size: {side} to data, or use other weights"
+    )
+    raise BadSettings("models", [Fault(("weights",), text)])
 
 
 def _enough(outputs: int, dataset: Dataset) -> int:

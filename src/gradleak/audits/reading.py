@@ -1,133 +1,66 @@
-"""From a file, a mapping or a shipped name to a checked spec, with every mistake told in one go."""
+"""From a file, a mapping or a shipped name to the checked spec of an audit."""
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
-from difflib import get_close_matches
-from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, cast
-
-from pydantic import ValidationError
+from typing import Any
 
 from gradleak.audits.checking import semantic_faults
-from gradleak.audits.faults import structural_faults
-from gradleak.audits.overrides import Source, override
-from gradleak.audits.positions import read_yaml
+from gradleak.audits.checkpointed import PendingTraining, fill_models
+from gradleak.audits.overrides import Source
+from gradleak.audits.sources import Problems, checked, raw_of, source_of, specs_in
 from gradleak.audits.spec import AuditSpec
-from gradleak.errors import BadInput, refuse
-
-SUFFIXES = (".yaml", ".yml")
+from gradleak.errors import BadInput
 
 
 def shipped_specs() -> dict[str, Traversable]:
-    """The files of the specs that come with the package, by name, in alphabetical order."""
-    folder = files("gradleak") / "audits" / "specs"
-    found = [entry for entry in folder.iterdir() if entry.name.endswith(SUFFIXES)] if folder.is_dir() else []
-    return {entry.name.rpartition(".")[0]: entry for entry in sorted(found, key=lambda entry: entry.name)}
+    """The files of the audit specs that come with the package, by name, in alphabetical order."""
+    return specs_in("audits")
 
 
-def read_spec(spec: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> AuditSpec:
+def read_spec(
+    spec: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), out: Path | None = None
+) -> AuditSpec:
     """A checked spec.
 
     Args:
         spec: a YAML file, a mapping, or the name of a shipped spec, which wins over a file of the same name.
         overrides: `path=value` each, as after `--set`.
+        out: the folder of the audit, where models are that were trained for it.
 
     Returns:
-        The spec, defaults filled in.
+        The spec, defaults and what checkpoints say filled in.
 
     Raises:
         BadInput: with every mistake, each as `FILE:LINE path: expected ..., got ...; what to do`.
     """
     source, problems = read_source(spec, overrides)
-    return checked_spec(source, problems)
+    return checked_spec(source, problems, out)[0]
 
 
-def first_comment(text: str) -> str:
-    """What a spec file says that it answers: its first comment line; empty if it has none."""
-    return next((line.lstrip("# ").strip() for line in text.splitlines() if line.startswith("#")), "")
+def read_source(spec: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> tuple[Source, Problems]:
+    """The raw data of a spec, and what is wrong with file and overrides as such; see `source_of`."""
+    return source_of(spec, overrides, shipped_specs(), "audit")
 
 
-def read_source(
-    spec: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()
-) -> tuple[Source, list[tuple[int, str]]]:
-    """The raw data of a spec, with values from the command line in place.
-
-    Args:
-        spec: a YAML file, a mapping, or the name of a shipped spec.
-        overrides: `path=value` each.
-
-    Returns:
-        The data, and what is wrong with file and overrides as such; each problem with its line, 0 for the command line.
-
-    Raises:
-        BadInput: when there is no such file, or it is not YAML.
-    """
-    if isinstance(spec, Mapping):
-        source, problems = Source("spec", deepcopy(dict(spec)), default_name="audit"), list[tuple[int, str]]()
-    else:
-        name, text = _text_of(spec)
-        document = read_yaml(text, name)
-        source = Source(name, document.value, document.lines, comment=first_comment(text), default_name=Path(name).stem)
-        problems = [source.located(path, words) for path, words in document.problems]
-    problems += [(0, problem) for problem in override(source, overrides)]
-    return source, problems
-
-
-def checked_spec(source: Source, problems: Sequence[tuple[int, str]] = ()) -> AuditSpec:
-    """The spec that raw data describe.
+def checked_spec(
+    source: Source, problems: Sequence[tuple[int, str]] = (), out: Path | None = None
+) -> tuple[AuditSpec, list[PendingTraining]]:
+    """The spec that raw data describe; see `checked`.
 
     Args:
         source: the data.
         problems: what is wrong already, told with the rest.
+        out: the folder of the audit.
 
     Returns:
-        The spec.
+        The spec, and the trainings whose checkpoints it needs.
 
     Raises:
-        BadInput: with every mistake, in the order of the file.
+        BadInput: with every mistake.
     """
-    if not isinstance(source.value, dict):
-        got = "nothing" if source.value is None else repr(source.value)[:60]
-        raise BadInput(
-            [*(text for _, text in problems), f"{source.name}: expected keys and values, got {got}; see the guide"]
-        )
-    raw = cast("dict[str, Any]", source.value)
-    raw.setdefault("name", source.default_name)
-    faults = []
-    spec = None
-    try:
-        spec = AuditSpec.model_validate(raw)
-    except ValidationError as error:
-        faults = structural_faults(error, AuditSpec)
-    faults += [fault for fault in semantic_faults(raw) if fault.path not in {known.path for known in faults}]
-    told = [*problems, *(source.located(fault.path, fault.text) for fault in faults)]
-    refuse(text for _, text in sorted(told, key=lambda entry: entry[0]))
-    assert spec is not None  # it is refused above otherwise; said again for the type checker
-    return spec
-
-
-def _text_of(spec: str | Path) -> tuple[str, str]:
-    """Name and text of a file or of a shipped spec.
-
-    Returns:
-        The name for messages, and the text.
-
-    Raises:
-        BadInput: when there is none, or it is not text.
-    """
-    shipped = shipped_specs()
-    if str(spec) in shipped:
-        file = shipped[str(spec)]
-        return file.name, file.read_text(encoding="utf-8")
-    try:
-        return str(spec), Path(spec).read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise BadInput([f"{spec}: expected a YAML file in UTF-8, got other bytes; save it as UTF-8"]) from None
-    except (OSError, ValueError) as error:
-        close = get_close_matches(str(spec), list(shipped), n=1)
-        advice = f"did you mean {close[0]!r}?" if close else "check the path"
-        reason = getattr(error, "strerror", None) or str(error)
-        known = ", ".join(shipped)
-        raise BadInput([f"{spec}: expected a YAML file or one of {known}, got {reason.lower()}; {advice}"]) from None
+    faults, trainings = fill_models(raw_of(source, problems), out)
+    if faults:  # what these models are is not known, so nothing that depends on them can be checked
+        located = [*problems, *(source.located(fault.path, fault.text) for fault in faults)]
+        raise BadInput(text for _, text in sorted(located, key=lambda entry: entry[0]))
+    return checked(source, problems, AuditSpec, semantic_faults), trainings

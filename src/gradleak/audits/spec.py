@@ -39,13 +39,13 @@ Composition = Annotated[tuple["Component", ...], BeforeValidator(_as_composition
 """Defenses in the order in which they are applied; empty for none."""
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
     """What all parts of a spec share: they are frozen, and nothing is guessed or ignored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-def _by_name(value: object) -> object:
+def by_name(value: object) -> object:
     """A word is short for `{name: word}`, and `factory` is another word for `name`."""
     if isinstance(value, str):
         return {"name": value}
@@ -54,7 +54,7 @@ def _by_name(value: object) -> object:
     return value
 
 
-class Component(_Part):
+class Component(Part):
     """An attack, a client, a defense or a threat model, with its settings.
 
     Attributes:
@@ -68,7 +68,7 @@ class Component(_Part):
     @model_validator(mode="before")
     @classmethod
     def _folded(cls, value: object) -> object:
-        value = _by_name(value)
+        value = by_name(value)
         if isinstance(value, Mapping) and not (set(value) <= {"name", "settings"} and "settings" in value):
             settings = {key: entry for key, entry in value.items() if key != "name"}
             return {**({"name": value["name"]} if "name" in value else {}), "settings": settings}
@@ -79,17 +79,33 @@ class Component(_Part):
         return {"name": self.name, **self.settings}
 
 
-class ModelSpec(_Part):
+class Trained(Part):
+    """A model that is trained before the audit.
+
+    Attributes:
+        spec: of the training: a YAML file, or a name of `gradleak list trainings`.
+        at: fractions of training, among its checkpoints; each is a model of the axis.
+        overrides: `path=value` each, in place of values of that spec.
+    """
+
+    spec: str
+    at: Axis[Annotated[float, Field(ge=0, le=1)]] = (1.0,)
+    overrides: Annotated[tuple[str, ...], BeforeValidator(_as_limits)] = ()
+
+
+class ModelSpec(Part):
     """A model.
 
     Attributes:
         name: of the zoo or a plugin, or `package.module:factory`.
         settings: keyword arguments of the factory.
-        weights: a `.safetensors` file with the parameters and buffers.
+        weights: a `.safetensors` file with the parameters and buffers. All else can be left out for a checkpoint of
+            `gradleak train`.
         stage: how far it is trained, in words, for tables and curves.
         redraw: a new network for each captured batch; None for: if it is of the zoo and has no weights.
         mean: subtracted from images, one for each channel or one for all.
         std: divided by after that.
+        trained: train it first, in place of all else; a spec that was read has the checkpoints as `weights` instead.
     """
 
     name: str
@@ -99,11 +115,12 @@ class ModelSpec(_Part):
     redraw: bool | None = None
     mean: Axis[float] = (0.0,)
     std: Axis[float] = (1.0,)
+    trained: Trained | None = None
 
-    _named = model_validator(mode="before")(staticmethod(_by_name))
+    _named = model_validator(mode="before")(staticmethod(by_name))
 
 
-class DataSpec(_Part):
+class DataSpec(Part):
     """A data set.
 
     Attributes:
@@ -123,10 +140,10 @@ class DataSpec(_Part):
     classes: Annotated[int, Field(ge=2)] | None = None
     distinct_labels: bool = False
 
-    _named = model_validator(mode="before")(staticmethod(_by_name))
+    _named = model_validator(mode="before")(staticmethod(by_name))
 
 
-class Limit(_Part):
+class Limit(Part):
     """How much leakage is accepted.
 
     Attributes:
@@ -138,7 +155,7 @@ class Limit(_Part):
     below: Annotated[float, Field(gt=0, le=1)]
 
 
-class AuditSpec(_Part):
+class AuditSpec(Part):
     """A declared grid of trials and the questions it answers.
 
     Attributes:

@@ -13,8 +13,10 @@ from gradleak.cli.bench import bench
 from gradleak.cli.check import check
 from gradleak.cli.compare import compare_folders
 from gradleak.cli.demo import demo
+from gradleak.cli.inspect import inspect_model
 from gradleak.cli.listing import listing
 from gradleak.cli.report import report
+from gradleak.cli.train import train
 from gradleak.errors import BadInput
 
 app = typer.Typer(
@@ -26,8 +28,10 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(audit)
+app.command()(train)
 app.command()(attack)
 app.command()(check)
+app.command("inspect")(inspect_model)
 app.command("list")(listing)
 app.command()(report)
 app.command("compare")(compare_folders)

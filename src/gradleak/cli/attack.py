@@ -35,7 +35,7 @@ _STATUS_WORDS = {
 
 def attack(
     update: loading.UpdateFile,
-    model: loading.ModelName,
+    model: loading.ModelName = None,
     weights: loading.WeightsFile = None,
     model_seed: loading.ModelSeed = 0,
     attack: Annotated[str, typer.Option(help="A name of list attacks.")] = "auto",

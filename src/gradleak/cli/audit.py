@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from gradleak.audits.audit import DeclaredAudit, declare, run_declared
+from gradleak.audits.audit import DeclaredAudit, declare, run_declared, train_models
 from gradleak.audits.estimate import TimeEstimate, estimate
 from gradleak.audits.files import write_whole
 from gradleak.audits.junit import junit_xml
@@ -26,6 +26,7 @@ from gradleak.audits.store import Contents, Store
 from gradleak.cli.audit_progress import progress_lines
 from gradleak.cli.console import console, errors, print_json
 from gradleak.cli.loading import AsJson
+from gradleak.cli.train_progress import training_lines
 from gradleak.errors import BadInput, refuse
 
 if TYPE_CHECKING:
@@ -63,11 +64,14 @@ def audit(
         *(assignments or []),
     ]
     refuse([] if dry_run or out is not None else ["--out: expected a folder for the results, got none; add --out DIR"])
-    declared = declare(spec, overrides)
+    declared = declare(spec, overrides, out)
     if dry_run or out is None:
         _print_plan(declared, out, as_json=as_json)
         return
     command = shlex.join(["gradleak", *sys.argv[1:]])
+    if declared.pending:
+        _train_first(declared, command)
+        declared = declare(spec, overrides, out)
     with progress_lines() as notify:
         outcome = run_declared(declared, out, retry_errors=retry_errors, command=command, notify=notify)
     contents = Store(out).contents()
@@ -78,6 +82,23 @@ def audit(
         write_whole(junit, junit_xml(declared.spec.name, own.limits, own.records, outcome.missing))
     _print_outcome(outcome, own, report, command, as_json=as_json)
     _leave(outcome, own.limits)
+
+
+def _train_first(declared: DeclaredAudit, command: str) -> None:
+    """Train the models of the audit.
+
+    Raises:
+        Exit: when a training was interrupted or diverged.
+    """
+    names = ", ".join(training.declared.spec.name for training in declared.pending)
+    errors.print(Text(f"Training comes first: {names}"), soft_wrap=True)
+    with training_lines() as show:
+        ended = train_models(declared, show)
+    if ended is not None:
+        errors.print(Text(ended.message), soft_wrap=True)
+        if ended.status == "interrupted":
+            errors.print(Text(f"Nothing is lost. Go on with: {command}"), soft_wrap=True)
+        raise typer.Exit(INCOMPLETE)
 
 
 def _report(outcome: "AuditOutcome", out: Path, contents: Contents) -> Path | None:
@@ -172,6 +193,9 @@ def _print_plan(declared: DeclaredAudit, out: Path | None, *, as_json: bool) -> 
             "seconds": expected.seconds,
             "at_most_seconds": expected.at_most,
             "how": expected.how,
+            "trainings": [
+                {"name": training.declared.spec.name, "done": training.done} for training in declared.trainings
+            ],
             "ids": [trial.id for trial in planned],
         }
         print_json(facts)
@@ -186,6 +210,10 @@ def _print_plan(declared: DeclaredAudit, out: Path | None, *, as_json: bool) -> 
     for axis, entries in axes.items():
         table.add_row(f"{axis} ({len(entries)})", Text("\n".join(entries)))
     console.print(table)
+    for training in declared.trainings:
+        name = training.declared.spec.name
+        line = f"Training {name} is done" if training.done else f"Training comes first: {name}; see gradleak train"
+        console.print(Text(line), soft_wrap=True)
     console.print(f"{cells} cells x {spec.trials} captured batches = {expected.trials} trials")
     for line in _time_lines(expected, out):
         console.print(Text(line), soft_wrap=True)

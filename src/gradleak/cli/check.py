@@ -25,10 +25,10 @@ _INCONSISTENT = 2
 
 def check(
     update: loading.UpdateFile,
-    model: loading.ModelName,
     data: Annotated[
         str, typer.Option(help="The true batch: a name of list data, or a path (.npz, .safetensors, a folder, ...).")
     ],
+    model: loading.ModelName = None,
     indices: Annotated[str | None, typer.Option(metavar="0,5", help="Which examples of the data, in order.")] = None,
     weights: loading.WeightsFile = None,
     model_seed: loading.ModelSeed = 0,

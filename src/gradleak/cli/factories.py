@@ -5,9 +5,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from gradleak.audits.by_name.models import model_named
 from gradleak.audits.by_name.references import failed, import_reference
 from gradleak.errors import BadInput
 from gradleak.tasks import InputSpace
+from gradleak.training.checkpoints import Checkpoint
 from gradleak.zoo.models import REFERENCE_MODELS, load_weights
 
 
@@ -33,6 +35,25 @@ def load_model(reference: str, weights: Path | None, seed: int, space: InputSpac
     else:
         model = _from_zoo(reference, seed, space, num_classes)
     return model if weights is None else load_weights(model, weights)
+
+
+def checkpointed_model(checkpoint: Checkpoint, weights: Path, space: InputSpace, num_classes: int) -> nn.Module:
+    """The model that a checkpoint says it is of, with its weights.
+
+    Args:
+        checkpoint: what the file says.
+        weights: the file.
+        space: gives the input shape of a zoo model.
+        num_classes: number of classes of a zoo model.
+
+    Returns:
+        The model.
+
+    Raises:
+        BadInput: when there is no such model here, or the weights do not fit.
+    """
+    name, settings = checkpoint.model.name, checkpoint.model.settings
+    return load_weights(model_named(name, settings, shape=space.shape, num_classes=num_classes, seed=0), weights)
 
 
 def _from_zoo(name: str, seed: int, space: InputSpace, num_classes: int) -> nn.Module:

@@ -2,8 +2,9 @@
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from importlib.resources.abc import Traversable
 from typing import Annotated
 
 import typer
@@ -12,7 +13,8 @@ from rich.text import Text
 
 from gradleak.attacks import ATTACKS
 from gradleak.audits.by_name import plugins
-from gradleak.audits.reading import first_comment, shipped_specs
+from gradleak.audits.reading import shipped_specs
+from gradleak.audits.sources import first_comment, specs_in
 from gradleak.cli.console import console, print_json
 from gradleak.cli.loading import AsJson
 from gradleak.clients import CLIENTS
@@ -26,11 +28,12 @@ Entry = dict[str, object]
 
 def listing(
     kind: Annotated[
-        str | None, typer.Argument(metavar="[attacks|defenses|clients|models|data|specs]", help="What to list.")
+        str | None,
+        typer.Argument(metavar="[attacks|defenses|clients|models|data|specs|trainings]", help="What to list."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List attacks, defenses, clients, models, data or audit specs; without a kind, how many there are of each."""
+    """List attacks, defenses, clients, models, data, audit specs or trainings; without a kind, how many of each."""
     if kind is None:
         entries: list[Entry] = [{"name": name, "count": len(entries())} for name, entries in KINDS.items()]
     elif kind in KINDS:
@@ -151,12 +154,9 @@ def _data() -> list[Entry]:
     return own + _plugins("data", source="plugin", shape="", examples="", classes="")
 
 
-def _specs() -> list[Entry]:
-    """The specs that come with the package; the summary is the first comment line."""
-    return [
-        {"name": name, "summary": first_comment(file.read_text(encoding="utf-8"))}
-        for name, file in shipped_specs().items()
-    ]
+def _shipped(specs: Mapping[str, Traversable]) -> list[Entry]:
+    """Specs that come with the package; the summary is the first comment line."""
+    return [{"name": name, "summary": first_comment(file.read_text(encoding="utf-8"))} for name, file in specs.items()]
 
 
 KINDS: dict[str, Callable[[], list[Entry]]] = {
@@ -165,6 +165,7 @@ KINDS: dict[str, Callable[[], list[Entry]]] = {
     "clients": lambda: _components("clients", CLIENTS),
     "models": _models,
     "data": _data,
-    "specs": _specs,
+    "specs": lambda: _shipped(shipped_specs()),
+    "trainings": lambda: _shipped(specs_in("training")),
 }
 """What can be listed, in the order of the overview."""

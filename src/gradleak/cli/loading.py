@@ -1,4 +1,4 @@
-"""From the words on the command line to a task and an update; shared by `attack` and `check`."""
+"""From the words on the command line to a task and an update; shared by `attack`, `check` and `inspect`."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -9,19 +9,25 @@ from typing import Annotated, cast, get_args
 import torch
 import typer
 
-from gradleak.audits import executing
+from gradleak import threads
 from gradleak.cli.clients import client_from_words, settings_of
-from gradleak.cli.factories import load_model
+from gradleak.cli.factories import checkpointed_model, load_model
 from gradleak.clients import Client
 from gradleak.clients.stateless import DropoutChoice, Mode
 from gradleak.errors import BadInput, refuse
 from gradleak.evidence import Evidence, load_update
 from gradleak.tasks import ImageSpace, InputSpace, TabularSpace, Task
+from gradleak.training.checkpoints import Checkpoint, find_checkpoint
 from gradleak.updates import UpdateKind
 
 UpdateFile = Annotated[Path, typer.Argument(metavar="UPDATE.safetensors", help="The update, as save_update writes it.")]
 ModelName = Annotated[
-    str, typer.Option("--model", help="package.module:factory (called without arguments), or a name of list models.")
+    str | None,
+    typer.Option(
+        "--model",
+        help="package.module:factory (called without arguments), or a name of list models. "
+        "Left out with a checkpoint of gradleak train as --weights.",
+    ),
 ]
 WeightsFile = Annotated[Path | None, typer.Option(help="Weights from before the client's step, .safetensors.")]
 ModelSeed = Annotated[int, typer.Option(help="Seed of the weights of a model of the zoo, without --weights.")]
@@ -43,7 +49,7 @@ class Words:
 
     Attributes:
         update: the file with the update.
-        model: `package.module:factory`, or the name of a model of the zoo.
+        model: `package.module:factory`, or the name of a model of the zoo; None for what the checkpoint says.
         weights: the file with the model's weights.
         model_seed: seed of a zoo model's weights.
         input_shape: numbers separated by commas.
@@ -60,7 +66,7 @@ class Words:
     """
 
     update: Path
-    model: str
+    model: str | None = None
     weights: Path | None = None
     model_seed: int = 0
     input_shape: str | None = None
@@ -116,8 +122,12 @@ def load(words: Words) -> tuple[Evidence, Task]:
     client = named if named is not None else client_from_words(None, settings, evidence.client)
     if client is not evidence.client:
         evidence = replace(evidence, client=client, threat=replace(evidence.threat, client_known=True))
-    space = _space(evidence.space, shape, mean, std)
+    checkpoint = _checkpoint(words)
+    stored = evidence.space if evidence.space is not None or checkpoint is None else checkpoint.input_space()
+    space = input_space(stored, shape, mean, std)
     num_classes = words.num_classes if words.num_classes is not None else evidence.num_classes
+    if num_classes is None and checkpoint is not None:
+        num_classes = checkpoint.num_classes
     if num_classes is None:
         problems.append("number of classes: expected one, got none in the file; add --num-classes")
     if space is None:
@@ -125,7 +135,12 @@ def load(words: Words) -> tuple[Evidence, Task]:
     refuse(problems)
     assert space is not None  # both are refused above; said again for the type checker
     assert num_classes is not None
-    model = load_model(words.model, words.weights, words.model_seed, space, num_classes)
+    if words.model is not None:
+        model = load_model(words.model, words.weights, words.model_seed, space, num_classes)
+    else:
+        assert checkpoint is not None  # refused by `_checkpoint`; said again for the type checker
+        assert words.weights is not None
+        model = checkpointed_model(checkpoint, words.weights, space, num_classes)
     return evidence, Task(model, space, num_classes)
 
 
@@ -147,6 +162,24 @@ def _load_update(words: Words, named: Client | None) -> Evidence:
         return load_update(words.update, kind=named.kind)
 
 
+def _checkpoint(words: Words) -> Checkpoint | None:
+    """What the weights say about themselves, if they are a checkpoint.
+
+    Returns:
+        The facts; None for weights without any, or no weights.
+
+    Raises:
+        BadInput: when there is neither a model nor a checkpoint, or the file cannot be read.
+    """
+    found = None if words.weights is None else find_checkpoint(words.weights)
+    if words.model is None and found is None:
+        got = "none" if words.weights is None else f"none, and in {words.weights} tensors alone"
+        raise BadInput(
+            [f"--model: expected a model, got {got}; add it, or a checkpoint of gradleak train as --weights"]
+        )
+    return found
+
+
 @contextmanager
 def torch_threads(count: int) -> Generator[None, None, None]:
     """Compute on this many threads, then on as many as before.
@@ -161,7 +194,7 @@ def torch_threads(count: int) -> Generator[None, None, None]:
         Nothing.
     """
     refuse([f"--threads: expected at least 1, got {count}; give 1 or more"] if count < 1 else [])
-    with executing.torch_threads(count):
+    with threads.torch_threads(count):
         yield
 
 
@@ -190,7 +223,7 @@ def _with_facts(evidence: Evidence, words: Words, labels: tuple[float, ...] | No
     return replace(evidence, batch_size=batch_size, targets=targets, threat=threat)
 
 
-def _space(
+def input_space(
     stored: InputSpace | None,
     shape: tuple[float, ...] | None,
     mean: tuple[float, ...] | None,

@@ -236,6 +236,13 @@ def test_auto_takes_it() -> None:
     assert gl.score(result, truth).median("psnr") > 20
 
 
+def test_one_mean_for_all_channels_fits_color_images() -> None:
+    task = gl.Task(resnet8().model, gl.ImageSpace((3, 16, 16)), num_classes=10)
+    inputs, targets = photograph(torch.float32)
+    observation, _ = gl.capture(task, inputs, targets)
+    assert residual_peeling(max_evaluations=20)(observation).status in {"budget", "converged"}
+
+
 def test_restarts_and_time_are_limits() -> None:
     observation, _ = gl.capture(resnet8(), *photograph(torch.float32))
     few = residual_peeling(restarts=2, max_evaluations=40)(observation)

@@ -171,7 +171,7 @@ class Whitening:
     def _metric(self, name: str, matrix: Tensor, noise: Tensor) -> Tensor:
         """A factor of `(u B B^T + D)^-1`, u being the group's unit: of its Cholesky factor, or of its diagonal."""
         unit = self.units[name]
-        ridge = _RIDGE * float(matrix.max())
+        ridge = _RIDGE * float(matrix.detach().max())
         if matrix.dim() == 1:
             return (unit * (matrix + ridge) + noise).rsqrt().to(self.dtype)
         inverse = unit * matrix + torch.diag_embed(noise + unit * ridge)

@@ -10,6 +10,7 @@ from torch import Tensor
 from gradleak.attacks.closed_form.answers import answer
 from gradleak.attacks.closed_form.layers import Chain, read_chain
 from gradleak.attacks.labels import LabelCounts, recover_counts
+from gradleak.attacks.layout import Layout
 from gradleak.attacks.protocol import Progress, not_applicable
 from gradleak.attacks.relu.convex import LARGEST_IMAGE, Splitting, least_variation, linear_facts
 from gradleak.attacks.relu.descent import Descent, descend
@@ -17,6 +18,7 @@ from gradleak.attacks.relu.mask_derivative import MaskDerivative
 from gradleak.attacks.relu.peeled import peeled_energy
 from gradleak.attacks.relu.stack import Front, Stack, peel_stack, read_stack
 from gradleak.attacks.relu.whole import whole_energy
+from gradleak.attacks.second_derivative import no_second_derivative
 from gradleak.clients import Gradient
 from gradleak.optim import Energy
 from gradleak.reconstructions import History, Reconstruction, Snapshot
@@ -99,6 +101,9 @@ class ReluInversion:
         targets = _targets(observation, observation.batch_size, seed)
         if isinstance(targets, str):
             return targets
+        layout = Layout.of(observation, len(targets), targets)
+        if (lacking := no_second_derivative(observation, layout)) is not None:
+            return lacking
         if not self.peel:
             return _Plan(targets, "whole network: peeling was switched off")
         peeled = _peel(observation)

@@ -1,8 +1,7 @@
 """Models by name: factories and reference models of the zoo, factories of the user's own, plugins."""
 
 import hashlib
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any
 
@@ -13,6 +12,7 @@ from gradleak.audits.by_name.references import code_digest
 from gradleak.audits.by_name.resolving import ARTICLES, guarded, resolve
 from gradleak.audits.by_name.settings import called, checked
 from gradleak.audits.faults import BadSettings, Fault, nearest, shown
+from gradleak.seeds import torch_seed
 from gradleak.zoo.models import REFERENCE_MODELS, convnet, lenet, mlp, resnet
 
 IMAGE_RANK = 3
@@ -70,7 +70,7 @@ def model_named(
         except BadSettings as error:
             raise BadSettings("models", [_at_its_setting(fault, settings) for fault in error.faults]) from error
     factory = model_factory(name)
-    with _torch_seed(seed):
+    with torch_seed(seed):
         model = guarded("models", lambda: called(factory, settings))
     if not isinstance(model, nn.Module):
         text = f"expected {ARTICLES['models']}, got {type(model).__name__}; return a torch.nn.Module from the factory"
@@ -152,18 +152,3 @@ def _without_activation(settings: Mapping[str, object]) -> tuple[dict[str, objec
         return rest, []
     text = f"expected one of {', '.join(ACTIVATIONS)}, got {shown(word)}; {nearest(word, ACTIVATIONS, 'choose one')}"
     return rest, [Fault(("activation",), text)]
-
-
-@contextmanager
-def _torch_seed(seed: int) -> Generator[None]:
-    """Seed torch's own generator for a factory that draws from it, and leave it as it was.
-
-    Yields:
-        Nothing.
-    """
-    before = torch.default_generator.get_state()
-    torch.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        torch.default_generator.set_state(before)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from gradleak.audits.report.words import accuracy
 from gradleak.audits.store import Group
 
 _TITLES = {"batch_size": "batch size", "stage": "training stage", "client.count": "clients in the aggregate"}
@@ -83,7 +84,7 @@ def _axis(path: str, groups: Sequence[Group]) -> Axis:
     return Axis(
         path,
         _title(path),
-        words,
+        tuple(_with_accuracy(word, path, groups) for word in words),
         tuple(_line(members, path, words, [line[0] for line in kept]) for members in kept),
     )
 
@@ -92,6 +93,13 @@ def _title(path: str) -> str:
     name = path.rpartition(".")[2]
     local = _LOCAL.get(name) if path.startswith("client.") else None
     return _TITLES.get(path) or local or name.replace("_", " ")
+
+
+def _with_accuracy(word: str, path: str, groups: Sequence[Group]) -> str:
+    """A stage with the test accuracy that the model has there, if all models of that stage have the same."""
+    found = {accuracy(group.settings, "test") for group in groups if str(group.settings[path]) == word}
+    known = next(iter(found), "")
+    return f"{word}\n(test accuracy {known})" if known and len(found) == 1 else word
 
 
 def _line(members: Sequence[Group], path: str, words: tuple[str, ...], first_of_lines: Sequence[Group]) -> AxisLine:
@@ -114,7 +122,12 @@ def _values(members: Sequence[Group], path: str) -> list[tuple[Group, object]]:
 def _rest(settings: Mapping[str, object], path: str) -> dict[str, object]:
     # A trained stage has weights of its own, which come with it.
     own = {path, "model.weights", "model.digest"} if path == "stage" else {path}
-    return {name: value for name, value in settings.items() if name not in own}
+    trained = "model.trained." if path == "stage" else None
+    return {
+        name: value
+        for name, value in settings.items()
+        if name not in own and not (trained and name.startswith(trained) and name != "model.trained.data")
+    }
 
 
 def _setting(group: Group, path: str, others: Sequence[Group]) -> str:

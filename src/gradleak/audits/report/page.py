@@ -161,12 +161,15 @@ def _hero(store: Store, record: TrialRecord | None, worst: ImageLeak | None) -> 
 def _blocks(groups: Sequence[Group], colors: Mapping[str, int]) -> list[Block]:
     collected: dict[tuple[str, ...], list[Group]] = {}
     for group in groups:
-        key = (group.data, str(group.batch_size), group.client, group.defenses, group.threat)
+        model = words.model(group.settings)
+        key = (group.data, str(group.batch_size), group.client, group.defenses, model, group.threat)
         collected.setdefault(key, []).append(group)
     blocks: list[Block] = []
-    for (data, batch, client, defenses, _), found in collected.items():
+    named = len({key[4] for key in collected}) > 1 or any("model.trained.data" in group.settings for group in groups)
+    for (data, batch, client, defenses, model, _), found in collected.items():
         members = sorted(found, key=lambda group: colors[group.attack])  # alike in every block
         setting = f"{batch} image{'' if batch == '1' else 's'} in a batch, client {client}, {defenses or 'no defense'}"
+        setting += f", model {model}" if named else ""
         shared = all(member.baselines == members[0].baselines for member in members)
         rows = [
             (member, () if shared and position < len(members) - 1 else member.baselines)

@@ -86,14 +86,26 @@ def cell(settings: Mapping[str, object]) -> str:
         str(value) for name, value in settings.items() if name.startswith("defenses.") and name.endswith(".name")
     ]
     parts = (
-        settings.get("model.name"),
-        settings.get("stage"),
+        model(settings),
         settings.get("data.name"),
         f"N = {settings.get('batch_size')}",
         settings.get("client.name"),
         " + ".join(defenses) or "no defense",
     )
     return ", ".join(str(part) for part in parts if part)
+
+
+def model(settings: Mapping[str, object]) -> str:
+    """A model in a few words: name, stage, and what it can do if it was trained here."""
+    train, test = (accuracy(settings, part) for part in ("train", "test"))
+    trained = f"trained on {settings.get('model.trained.data')}, accuracy {train} (test {test})" if test else ""
+    return ", ".join(str(part) for part in (settings.get("model.name"), settings.get("stage"), trained) if part)
+
+
+def accuracy(settings: Mapping[str, object], part: str) -> str:
+    """Train or test accuracy of the model under attack, such as `43.8 %`; empty if it is not known."""
+    value = settings.get(f"model.trained.{part}_accuracy")
+    return f"{100 * value:.1f}\u202f%" if isinstance(value, int | float) else ""
 
 
 def baseline(name: str) -> str:

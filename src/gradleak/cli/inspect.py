@@ -1,0 +1,232 @@
+"""`gradleak inspect`: whether a model is twice differentiable, and what that means for an audit of it."""
+
+import math
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from gradleak.cli import loading
+from gradleak.cli.console import console, facts_table, print_json
+from gradleak.cli.factories import load_model
+from gradleak.errors import BadInput, refuse
+from gradleak.inspection import Finding, Inspection, inspect
+from gradleak.inspection.result import Verdict
+from gradleak.tasks import ImageSpace, InputSpace, Task
+from gradleak.zoo.data import load as load_data
+
+_PLACES_SHOWN = 3
+_NAMES_SHOWN = 4
+_STYLES: dict[Verdict, str] = {"smooth": "bold green", "kinks": "bold yellow", "steps": "bold yellow"}
+_REAL = {1: "digits", 3: "photographs"}
+"""Bundled images by their number of channels."""
+
+
+def inspect_model(
+    model: loading.ModelName,
+    weights: loading.WeightsFile = None,
+    model_seed: loading.ModelSeed = 0,
+    input_shape: loading.Shape = "3,32,32",
+    mean: loading.Mean = None,
+    std: loading.Std = None,
+    num_classes: Annotated[int, typer.Option(help="Number of classes.")] = 10,
+    data: Annotated[
+        str | None, typer.Option(help="Real inputs: a name of list data, or a path. Bundled images by default.")
+    ] = None,
+    examples: Annotated[int, typer.Option(min=1, help="How many inputs; 2 show whether examples are coupled.")] = 2,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice of inputs and of the probes.")] = 0,
+    threads: loading.Threads = 1,
+    as_json: loading.AsJson = False,
+) -> None:
+    """Is a model twice differentiable? Where not, what does each attack do, and what may be replaced in an audit?
+
+    Every kernel that runs on a real input is measured; no table of layer names is consulted. The model is not changed.
+    """
+    problems: list[str] = []
+    shape = loading.numbers("--input-shape", input_shape, int, problems)
+    means = loading.numbers("--mean", mean, float, problems)
+    stds = loading.numbers("--std", std, float, problems)
+    refuse(problems)
+    space = loading.input_space(None, shape, means, stds)
+    assert space is not None  # a shape was given, or is the default
+    task = Task(load_model(model, weights, model_seed, space, num_classes), space, num_classes)
+    name = data if data is not None else _bundled(space)
+    inputs, targets = _batch(name, space, examples, seed) if name is not None else (None, None)
+    if targets is not None:
+        targets = targets % num_classes
+    with loading.torch_threads(threads):
+        found = inspect(task, inputs, targets, seed=seed)
+    if as_json:
+        print_json({"model": model, "data": name, **found.to_dict()})
+    else:
+        _print(model, name, found)
+
+
+def _bundled(space: InputSpace) -> str | None:
+    """Bundled images that fit, if any do."""
+    square = isinstance(space, ImageSpace) and space.shape[1] == space.shape[2]
+    return _REAL.get(space.shape[0]) if square else None
+
+
+def _batch(name: str, space: InputSpace, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Random examples of the data, in the size that the model takes.
+
+    Returns:
+        Inputs `[N, ...]` and targets `[N]`.
+
+    Raises:
+        BadInput: when the data cannot be read or have fewer examples.
+    """
+    dataset = load_data(name)
+    if isinstance(space, ImageSpace) and space.shape[1] == space.shape[2]:
+        dataset = dataset.resized(space.shape[1])
+    if len(dataset) < count:
+        raise BadInput([f"--examples: expected at most {len(dataset)} for {name}, got {count}; give fewer"])
+    return dataset.sample(count, seed=seed, distinct_labels=False)
+
+
+def _print(model: str, data: str | None, found: Inspection) -> None:
+    """The verdict, then what was found, then what it means."""
+    console.print(Text(found.headline, style=_STYLES.get(found.verdict, "bold red")))
+    where = found.inputs.replace("given inputs", f"random examples of {data}")
+    console.print(Text(f"{model}, run on {where}; every kernel was measured there"))
+    console.print()
+    if found.findings:
+        console.print(_findings(found.findings))
+        console.print()
+    console.print(facts_table("measured", _facts(found)))
+    console.print()
+    console.print(_routes(found))
+    console.print()
+    if found.replacements:
+        console.print(_replacements(found))
+
+
+def _findings(findings: Sequence[Finding]) -> Table:
+    table = Table(title="operations", title_justify="left", box=None, pad_edge=False)
+    for column in ("operation", "what", "where"):
+        table.add_column(column, overflow="fold")
+    for finding in findings:
+        places = list(finding.places[:_PLACES_SHOWN])
+        if len(finding.places) > _PLACES_SHOWN:
+            places.append(f"and {len(finding.places) - _PLACES_SHOWN} more")
+        if len(finding.modes) == 1:
+            places.append(f"[{finding.modes[0]} mode only]")
+        what = f"{finding.kind}: {finding.detail}" + (", on weights" if finding.on_weights else "")
+        table.add_row(Text(finding.operation), Text(what), Text("\n".join(places)))
+    return table
+
+
+def _facts(found: Inspection) -> list[tuple[str, str]]:
+    """What was measured on the whole model, one line each; what there is none of is left out."""
+    derivatives, parameters, conditions = found.derivatives, found.parameters, found.conditions
+    in_float64 = "" if derivatives.float64 else " (not wholly in float64: the model computes in less)"
+    rows = [
+        ("double backward", _double_backward(found)),
+        ("differences", _differences(found) + in_float64),
+        ("first derivative", f"off the loss's own differences by {_relative(derivatives.first_error)}"),
+        ("curvature", _curvature(derivatives.curvature)),
+        ("parameters", _parameters(found)),
+        ("precision", _precision(found)),
+    ]
+    if parameters.tied:
+        rows.append(("tied", _some([f"{name} = {first}" for name, first in parameters.tied])))
+    if conditions.batch_norm:
+        mode = f"; train and eval updates differ by {_relative(conditions.mode_difference)}"
+        rows.append(("BatchNorm", f"{len(conditions.batch_norm)} modules{mode}: the audit must say the client's mode"))
+    if conditions.without_running_statistics:
+        rows.append(("", f"batch statistics in eval mode too: {_some(conditions.without_running_statistics)}"))
+    if conditions.coupled:
+        rows.append(
+            ("coupled", f"an example's output depends on the others in {' and '.join(conditions.coupled)} mode")
+        )
+    if conditions.dropout:
+        rows.append(("dropout", f"{_some(conditions.dropout)}: the audit must say what the client did"))
+    if conditions.random:
+        rows.append(("random", f"two runs differ in {' and '.join(conditions.random)} mode"))
+    if conditions.in_place:
+        rows.append(("in place", _some(conditions.in_place)))
+    return rows
+
+
+def _double_backward(found: Inspection) -> str:
+    lines: list[str] = []
+    for mode in ("eval", "train"):
+        checks = [check for check in found.derivatives.double_backward if check.mode == mode]
+        outcomes = ["runs" if check.runs else check.error for check in checks]
+        words = [f"{check.kernels} kernels: {outcome}" for check, outcome in zip(checks, outcomes, strict=True)]
+        lines.append(outcomes[0] if len(set(outcomes)) == 1 else "; ".join(words))
+    if len(set(lines)) == 1:
+        return f"{lines[0]} (eval and train mode)"
+    return "\n".join(f"{mode}: {line}" for mode, line in zip(("eval", "train"), lines, strict=True))
+
+
+def _differences(found: Inspection) -> str:
+    derivatives = found.derivatives
+    if math.isnan(derivatives.best_step):
+        return "no step gives a finite derivative"
+    against = "of double backward" if derivatives.runs else "of a step ten times as large"
+    words = f"within {_relative(derivatives.best_error)} {against} at step {derivatives.best_step:.0e}"
+    if derivatives.jittered:
+        words += ", off kinks that lie exactly at these inputs"
+    return words
+
+
+def _curvature(curvature: float) -> str:
+    if math.isnan(curvature):
+        return "cannot be computed"
+    if curvature == 0:
+        return "none: outputs are piecewise linear in the input"
+    return f"outputs bend by {_relative(curvature)} of their slope for a unit move of the input"
+
+
+def _parameters(found: Inspection) -> str:
+    parameters = found.parameters
+    groups = [
+        (f"{len(parameters.without_gradient)} outside the loss's graph", parameters.without_gradient),
+        (f"{len(parameters.zero_gradient)} with a gradient of zeros", parameters.zero_gradient),
+        (f"{len(parameters.frozen)} frozen", parameters.frozen),
+    ]
+    words = [f"{what} ({_some(names)})" for what, names in groups if names]
+    return f"{parameters.total} trained tensors" + (": " + "; ".join(words) if words else ", all with a gradient")
+
+
+def _precision(found: Inspection) -> str:
+    precision = ", ".join(dtype for dtype, _ in found.conditions.precision)
+    inside = [dtype for dtype in found.conditions.inside if dtype not in precision]
+    return precision + (f"; computes in {', '.join(inside)} inside" if inside else "")
+
+
+def _routes(found: Inspection) -> Table:
+    table = Table(title="what the attacks do", title_justify="left", box=None, pad_edge=False)
+    table.add_column("attack", overflow="fold", max_width=26)
+    table.add_column("")
+    table.add_column("why", overflow="fold")
+    words = {True: "yes", None: "partly", False: "no"}
+    for route in found.routes:
+        table.add_row(Text(route.attack), words[route.works], Text(route.why))
+    return table
+
+
+def _replacements(found: Inspection) -> Table:
+    table = Table(title="in a faithful audit", title_justify="left", box=None, pad_edge=False)
+    table.add_column("replacement", overflow="fold", max_width=30)
+    table.add_column("")
+    table.add_column("why", overflow="fold")
+    for replacement in found.replacements:
+        table.add_row(Text(replacement.what), "allowed" if replacement.faithful else "not", Text(replacement.why))
+    return table
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return ", ".join(names[:_NAMES_SHOWN]) + more
+
+
+def _relative(value: float) -> str:
+    if math.isnan(value):
+        return "an unknown share"
+    return f"{value:.1%}" if value >= 1e-3 else f"{value:.0e}"
