@@ -115,7 +115,9 @@ def _input_gradient(observation: Observation, layout: Layout) -> Callable[[Tenso
     """From a point, a direction in the weights and a step to the loss's gradient by the point, at moved weights."""
     task, state = observation.task, observation.state
     client = observation.client if isinstance(observation.client, Gradient) else Gradient(dropout="off")
-    module = stateless_copy(task.model, mode=client.mode, dropout=client.dropout, dropout_seed=client.dropout_seed)
+    module = stateless_copy(
+        task.model, mode=client.mode, dropout=client.dropout, dropout_seed=client.dropout_seed
+    ).module
     known = {name for name, _ in [*module.named_buffers(), *module.named_parameters()]}
     constants = {name: value for name, value in state.constants.items() if name in known}
 

@@ -45,7 +45,7 @@ def no_second_derivative(observation: Observation, layout: Layout) -> str | None
     variable = torch.full(layout.variable_shape, 0.5, dtype=layout.dtype, device=layout.device)
     with torch.enable_grad():
         leaves = {name: value.detach().requires_grad_() for name, value in observation.state.parameters.items()}
-        module = stateless_copy(task.model, mode="eval", dropout="off", dropout_seed=0)
+        module = stateless_copy(task.model, mode="eval", dropout="off").module
         outputs = task.space.forward(module, leaves, variable)
     if not _has_functions(outputs):
         return None

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from gradleak.cli import loading
 from gradleak.cli.console import console, facts_table, print_json
-from gradleak.cli.factories import load_model
 from gradleak.errors import BadInput, refuse
 from gradleak.inspection import Finding, Inspection, inspect
 from gradleak.inspection.result import Verdict
@@ -20,19 +19,20 @@ from gradleak.zoo.data import load as load_data
 
 _PLACES_SHOWN = 3
 _NAMES_SHOWN = 4
+_SHAPE, _CLASSES = (3, 32, 32), 10
 _STYLES: dict[Verdict, str] = {"smooth": "bold green", "kinks": "bold yellow", "steps": "bold yellow"}
 _REAL = {1: "digits", 3: "photographs"}
 """Bundled images by their number of channels."""
 
 
 def inspect_model(
-    model: loading.ModelName,
+    model: loading.ModelName = None,
     weights: loading.WeightsFile = None,
     model_seed: loading.ModelSeed = 0,
-    input_shape: loading.Shape = "3,32,32",
+    input_shape: loading.Shape = None,
     mean: loading.Mean = None,
     std: loading.Std = None,
-    num_classes: Annotated[int, typer.Option(help="Number of classes.")] = 10,
+    num_classes: loading.Classes = None,
     data: Annotated[
         str | None, typer.Option(help="Real inputs: a name of list data, or a path. Bundled images by default.")
     ] = None,
@@ -44,15 +44,21 @@ def inspect_model(
     """Is a model twice differentiable? Where not, what does each attack do, and what may be replaced in an audit?
 
     Every kernel that runs on a real input is measured; no table of layer names is consulted. The model is not changed.
+    Without a checkpoint that says otherwise, inputs are 3,32,32 and classes 10.
     """
     problems: list[str] = []
     shape = loading.numbers("--input-shape", input_shape, int, problems)
     means = loading.numbers("--mean", mean, float, problems)
     stds = loading.numbers("--std", std, float, problems)
     refuse(problems)
-    space = loading.input_space(None, shape, means, stds)
-    assert space is not None  # a shape was given, or is the default
-    task = Task(load_model(model, weights, model_seed, space, num_classes), space, num_classes)
+    checkpoint = loading.checkpoint_of(model, weights)
+    stored = ImageSpace(_SHAPE) if checkpoint is None else checkpoint.input_space()
+    space = loading.input_space(stored, shape, means, stds)
+    assert space is not None  # there is always a shape
+    if num_classes is None:
+        num_classes = _CLASSES if checkpoint is None else checkpoint.num_classes
+    network = loading.model_of(model, weights, model_seed, checkpoint, space, num_classes)
+    task = Task(network, space, num_classes)
     name = data if data is not None else _bundled(space)
     inputs, targets = _batch(name, space, examples, seed) if name is not None else (None, None)
     if targets is not None:
@@ -62,7 +68,7 @@ def inspect_model(
     if as_json:
         print_json({"model": model, "data": name, **found.to_dict()})
     else:
-        _print(model, name, found)
+        _print(model or str(weights), name, found)
 
 
 def _bundled(space: InputSpace) -> str | None:

@@ -8,6 +8,7 @@ from typing import Annotated, cast, get_args
 
 import torch
 import typer
+from torch import nn
 
 from gradleak import threads
 from gradleak.cli.clients import client_from_words, settings_of
@@ -122,7 +123,7 @@ def load(words: Words) -> tuple[Evidence, Task]:
     client = named if named is not None else client_from_words(None, settings, evidence.client)
     if client is not evidence.client:
         evidence = replace(evidence, client=client, threat=replace(evidence.threat, client_known=True))
-    checkpoint = _checkpoint(words)
+    checkpoint = checkpoint_of(words.model, words.weights)
     stored = evidence.space if evidence.space is not None or checkpoint is None else checkpoint.input_space()
     space = input_space(stored, shape, mean, std)
     num_classes = words.num_classes if words.num_classes is not None else evidence.num_classes
@@ -135,12 +136,7 @@ def load(words: Words) -> tuple[Evidence, Task]:
     refuse(problems)
     assert space is not None  # both are refused above; said again for the type checker
     assert num_classes is not None
-    if words.model is not None:
-        model = load_model(words.model, words.weights, words.model_seed, space, num_classes)
-    else:
-        assert checkpoint is not None  # refused by `_checkpoint`; said again for the type checker
-        assert words.weights is not None
-        model = checkpointed_model(checkpoint, words.weights, space, num_classes)
+    model = model_of(words.model, words.weights, words.model_seed, checkpoint, space, num_classes)
     return evidence, Task(model, space, num_classes)
 
 
@@ -162,8 +158,23 @@ def _load_update(words: Words, named: Client | None) -> Evidence:
         return load_update(words.update, kind=named.kind)
 
 
-def _checkpoint(words: Words) -> Checkpoint | None:
+def model_of(
+    model: str | None, weights: Path | None, seed: int, checkpoint: Checkpoint | None, space: InputSpace, classes: int
+) -> nn.Module:
+    """The model that the command line names, or else the one that the checkpoint is of; see `load_model`."""
+    if model is not None:
+        return load_model(model, weights, seed, space, classes)
+    assert checkpoint is not None  # refused by `checkpoint_of`; said again for the type checker
+    assert weights is not None
+    return checkpointed_model(checkpoint, weights, space, classes)
+
+
+def checkpoint_of(model: str | None, weights: Path | None) -> Checkpoint | None:
     """What the weights say about themselves, if they are a checkpoint.
+
+    Args:
+        model: what `--model` says, or None.
+        weights: the file, or None.
 
     Returns:
         The facts; None for weights without any, or no weights.
@@ -171,9 +182,9 @@ def _checkpoint(words: Words) -> Checkpoint | None:
     Raises:
         BadInput: when there is neither a model nor a checkpoint, or the file cannot be read.
     """
-    found = None if words.weights is None else find_checkpoint(words.weights)
-    if words.model is None and found is None:
-        got = "none" if words.weights is None else f"none, and in {words.weights} tensors alone"
+    found = None if weights is None else find_checkpoint(weights)
+    if model is None and found is None:
+        got = "none" if weights is None else f"none, and in {weights} tensors alone"
         raise BadInput(
             [f"--model: expected a model, got {got}; add it, or a checkpoint of gradleak train as --weights"]
         )

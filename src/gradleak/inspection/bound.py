@@ -61,7 +61,7 @@ class Bound:
         """Bind in a mode; without dropout and with frozen buffers as attacks do, or as training does."""
         model = probe.task.model
         if as_attacks_do:
-            module = stateless_copy(model, mode=mode, dropout="off", dropout_seed=0)
+            module = stateless_copy(model, mode=mode, dropout="off").module
         else:
             module = copy.deepcopy(model).train(mode == "train")
         state = probe.task.state()
