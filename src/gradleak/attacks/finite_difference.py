@@ -76,7 +76,8 @@ def finite_difference_energy(
         point = candidate.detach()
         with torch.no_grad():
             simulated = simulate(*layout.unpack(point))
-        leaves = {name: tensor.detach().requires_grad_() for name, tensor in simulated.items()}
+        # Buffers that are sent too are no function of the weights' gradient.
+        leaves = {name: simulated[name].detach().requires_grad_() for name in observation.state.parameters}
         with torch.enable_grad():
             value = objective(leaves, observed)
             cotangents = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
