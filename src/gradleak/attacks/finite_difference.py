@@ -42,6 +42,11 @@ def problem(observation: Observation) -> str | None:
     """
     if observation.update.kind != "gradient" or not isinstance(observation.client, Gradient | None):
         return "finite differences of the input gradient stand for one gradient, and the update is another client's"
+    client = observation.client
+    if client is not None and client.autocast is not None:
+        return f"arithmetic in {client.autocast} rounds away the differences that the derivative is made of"
+    if client is not None and client.micro_batch is not None and client.mode == "train":
+        return "the input gradient is taken of the whole batch, and BatchNorm saw micro-batches"
     return None
 
 
