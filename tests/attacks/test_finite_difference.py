@@ -13,9 +13,9 @@ from gradleak.optim import value_and_gradient
 from gradleak.threat import simulator
 from gradleak.zoo.models import lenet
 from tests.inspection.models import OnceSigmoid
-from tests.problems import Problem, images, labels, problems, small_lenet
+from tests.problems import Problem, gradient_problems, images, labels, small_lenet
 
-SMOOTH = [problem for problem in problems() if problem.name not in {"rows", "transformer"}]  # those have ReLU
+SMOOTH = [problem for problem in gradient_problems() if problem.name not in {"rows", "transformer"}]  # those have ReLU
 
 
 @pytest.mark.parametrize("objective", [squared_distance, cosine_distance, normalized_squared_distance])
@@ -119,3 +119,21 @@ def test_a_kernel_without_a_second_derivative_is_a_status_too() -> None:
 def test_a_model_that_can_be_differentiated_twice_is_searched_as_ever() -> None:
     observation, _ = gl.capture(small_lenet(), images(1), labels(1))
     assert gl.attacks.dlg(outer_steps=1)(observation).status == "budget"
+
+
+@pytest.mark.parametrize(
+    ("client", "dtype", "why"),
+    [
+        (gl.clients.Gradient(autocast="bf16"), torch.float32, "bf16"),
+        (gl.clients.Gradient(mode="train", micro_batch=1), torch.float64, "micro-batches"),
+        (gl.clients.LocalSGD(lr=0.1, epochs=2), torch.float64, "another client"),
+    ],
+    ids=["bf16", "micro-batches", "local steps"],
+)
+def test_clients_whose_derivative_it_would_get_wrong_are_left_alone(
+    client: gl.clients.Client, dtype: torch.dtype, why: str
+) -> None:
+    observation, _ = gl.capture(small_lenet(dtype), images(2).to(dtype), labels(2), client=client)
+    found = gl.attacks.finite_differences(max_evaluations=2)(observation)
+    assert found.status == "not_applicable"
+    assert why in found.message

@@ -42,7 +42,9 @@ def test_options_say_what_is_required_and_what_is_the_default() -> None:
     for options in attacks.values():
         assert {"max_seconds", "max_evaluations", "restarts"} <= {option["name"] for option in options}
     defenses = {entry["name"]: entry["options"] for entry in json.loads(run("list", "defenses", "--json").out)}
-    assert defenses["GaussianNoise"] == [{"name": "std", "default": None, "required": True}]
+    (std,) = defenses["GaussianNoise"]
+    assert (std["name"], std["default"], std["required"]) == ("std", None, True)
+    assert "standard deviation" in std["summary"]
 
 
 def test_table_names_everything() -> None:

@@ -42,6 +42,11 @@ def problem(observation: Observation) -> str | None:
     """
     if observation.update.kind != "gradient" or not isinstance(observation.client, Gradient | None):
         return "finite differences of the input gradient stand for one gradient, and the update is another client's"
+    client = observation.client
+    if client is not None and client.autocast is not None:
+        return f"arithmetic in {client.autocast} rounds away the differences that the derivative is made of"
+    if client is not None and client.micro_batch is not None and client.mode == "train":
+        return "the input gradient is taken of the whole batch, and BatchNorm saw micro-batches"
     return None
 
 
@@ -76,7 +81,8 @@ def finite_difference_energy(
         point = candidate.detach()
         with torch.no_grad():
             simulated = simulate(*layout.unpack(point))
-        leaves = {name: tensor.detach().requires_grad_() for name, tensor in simulated.items()}
+        # Buffers that are sent too are no function of the weights' gradient.
+        leaves = {name: simulated[name].detach().requires_grad_() for name in observation.state.parameters}
         with torch.enable_grad():
             value = objective(leaves, observed)
             cotangents = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)

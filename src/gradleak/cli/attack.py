@@ -16,6 +16,7 @@ from gradleak.attacks import ATTACKS, Attack
 from gradleak.attacks.mismatch import mismatch
 from gradleak.audits.pictures import encode_png, is_image
 from gradleak.cli import loading
+from gradleak.cli.clients import ClientName, ClientSettings
 from gradleak.cli.console import console, facts_table, number, print_json, progress_reporter
 from gradleak.errors import BadInput, refuse
 from gradleak.reconstructions import Reconstruction
@@ -52,6 +53,8 @@ def attack(
     kind: loading.Kind = None,
     batch_size: loading.BatchSize = None,
     labels: Annotated[str | None, typer.Option(metavar="3,5", help="Class indices that the attacker knows.")] = None,
+    client: ClientName = None,
+    client_set: ClientSettings = None,
     mode: loading.ModeName = None,
     dropout: loading.DropoutName = None,
     threads: loading.Threads = 1,
@@ -78,6 +81,8 @@ def attack(
         labels=labels,
         mode=mode,
         dropout=dropout,
+        client=client,
+        client_settings=tuple(client_set or ()),
     )
     evidence, task = loading.load(words)
     observation = evidence.observation(task)

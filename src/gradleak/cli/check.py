@@ -10,6 +10,7 @@ from rich.text import Text
 from torch import Tensor
 
 from gradleak.cli import loading
+from gradleak.cli.clients import ClientName, ClientSettings
 from gradleak.cli.console import console, number, print_json
 from gradleak.consistency import Consistency, check_consistency
 from gradleak.errors import BadInput, refuse
@@ -37,6 +38,8 @@ def check(
     num_classes: loading.Classes = None,
     kind: loading.Kind = None,
     batch_size: loading.BatchSize = None,
+    client: ClientName = None,
+    client_set: ClientSettings = None,
     mode: loading.ModeName = None,
     dropout: loading.DropoutName = None,
     max_seconds: Annotated[float, typer.Option(help="Time for trying causes.")] = 60.0,
@@ -61,6 +64,8 @@ def check(
         batch_size=batch_size,
         mode=mode,
         dropout=dropout,
+        client=client,
+        client_settings=tuple(client_set or ()),
     )
     evidence, task = loading.load(words)
     inputs, targets = _batch(data, indices, evidence, task.space)

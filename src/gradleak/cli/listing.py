@@ -1,6 +1,7 @@
 """`gradleak list`: what there is to choose from."""
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from importlib.resources.abc import Traversable
@@ -73,6 +74,18 @@ def _summary(documented: object) -> str:
     return text.partition(". ")[0].rstrip(".")
 
 
+def _about(documented: type) -> dict[str, str]:
+    """What the docstring of a class and of those that it builds on says about each argument, its first clause."""
+    found: dict[str, str] = {}
+    for kind in reversed(documented.__mro__):
+        _, _, arguments = inspect.cleandoc(kind.__doc__ or "").partition("\nArgs:\n")
+        for line in re.split(r"\n(?=    \w)", arguments.partition("\n\n")[0]):
+            name, colon, text = " ".join(line.split()).partition(": ")
+            if colon and name.isidentifier():
+                found[name] = text.partition("; ")[0].rstrip(".")
+    return found
+
+
 def _option(name: str, default: object, *, required: bool) -> Entry:
     # Defaults are numbers and words; anything else is shown as it is written in Python.
     plain = default if isinstance(default, str | int | float | None) else repr(default)
@@ -111,10 +124,12 @@ def _components(kind: str, classes: tuple[type, ...]) -> list[Entry]:
 
 def _fields(kind: type) -> Iterator[Entry]:
     if is_dataclass(kind):
+        about = _about(kind)
         for field in fields(kind):
             if field.init:
                 default = field.default_factory() if field.default_factory is not MISSING else field.default
-                yield _option(field.name, default, required=default is MISSING)
+                option = _option(field.name, default, required=default is MISSING)
+                yield {**option, "summary": about.get(field.name, "")}
 
 
 def _models() -> list[Entry]:

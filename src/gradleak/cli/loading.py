@@ -11,13 +11,13 @@ import typer
 from torch import nn
 
 from gradleak import threads
+from gradleak.cli.clients import client_from_words, settings_of
 from gradleak.cli.factories import checkpointed_model, load_model
-from gradleak.clients import Gradient
+from gradleak.clients import Client
 from gradleak.clients.stateless import DropoutChoice, Mode
 from gradleak.errors import BadInput, refuse
 from gradleak.evidence import Evidence, load_update
 from gradleak.tasks import ImageSpace, InputSpace, TabularSpace, Task
-from gradleak.threat import ThreatModel
 from gradleak.training.checkpoints import Checkpoint, find_checkpoint
 from gradleak.updates import UpdateKind
 
@@ -39,7 +39,7 @@ Classes = Annotated[int | None, typer.Option(help="Number of classes.")]
 Kind = Annotated[str | None, typer.Option(metavar="gradient|delta", help="What the tensors are.")]
 BatchSize = Annotated[int | None, typer.Option(help="Number of private examples.")]
 ModeName = Annotated[str | None, typer.Option(metavar="eval|train", help="Mode of the client's model.")]
-DropoutName = Annotated[str | None, typer.Option(metavar="off|fixed_mask", help="Dropout on the client.")]
+DropoutName = Annotated[str | None, typer.Option(metavar="off|fixed_mask|random", help="Dropout on the client.")]
 Threads = Annotated[int, typer.Option(help="Processor threads; for small models 1 is quickest.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -61,7 +61,9 @@ class Words:
         batch_size: number of private examples.
         labels: class indices separated by commas.
         mode: `eval` or `train`.
-        dropout: `off` or `fixed_mask`.
+        dropout: `off`, `fixed_mask` or `random`.
+        client: name of the client that made the update.
+        client_settings: `key=value` each, in place of the client's own.
     """
 
     update: Path
@@ -77,6 +79,8 @@ class Words:
     labels: str | None = None
     mode: str | None = None
     dropout: str | None = None
+    client: str | None = None
+    client_settings: tuple[str, ...] = ()
 
 
 def load(words: Words) -> tuple[Evidence, Task]:
@@ -107,9 +111,18 @@ def load(words: Words) -> tuple[Evidence, Task]:
         problems.append(
             f"--labels: expected {words.batch_size} (--batch-size), got {len(labels)}; give one per example"
         )
+    settings: dict[str, object] = {}
+    named: Client | None = None
+    try:
+        settings = settings_of(words.client_settings, mode=words.mode, dropout=words.dropout)
+        named = None if words.client is None else client_from_words(words.client, settings, None)
+    except BadInput as error:
+        problems += error.problems
     refuse(problems)
-    evidence = load_update(words.update, kind=cast(UpdateKind | None, words.kind))
-    evidence = _with_client(_with_facts(evidence, words, labels), words)
+    evidence = _with_facts(_load_update(words, named), words, labels)
+    client = named if named is not None else client_from_words(None, settings, evidence.client)
+    if client is not evidence.client:
+        evidence = replace(evidence, client=client, threat=replace(evidence.threat, client_known=True))
     checkpoint = checkpoint_of(words.model, words.weights)
     stored = evidence.space if evidence.space is not None or checkpoint is None else checkpoint.input_space()
     space = input_space(stored, shape, mean, std)
@@ -125,6 +138,24 @@ def load(words: Words) -> tuple[Evidence, Task]:
     assert num_classes is not None
     model = model_of(words.model, words.weights, words.model_seed, checkpoint, space, num_classes)
     return evidence, Task(model, space, num_classes)
+
+
+def _load_update(words: Words, named: Client | None) -> Evidence:
+    """The update; a client that is named says what a file holds that does not say it itself.
+
+    Returns:
+        The evidence as it is in the file.
+
+    Raises:
+        BadInput: when it cannot be read, or its kind is not known.
+    """
+    kind = cast(UpdateKind | None, words.kind)
+    try:
+        return load_update(words.update, kind=kind)
+    except BadInput:
+        if named is None or kind is not None:
+            raise
+        return load_update(words.update, kind=named.kind)
 
 
 def model_of(
@@ -201,30 +232,6 @@ def _with_facts(evidence: Evidence, words: Words, labels: tuple[float, ...] | No
     if batch_size is not None:
         threat = replace(threat, batch_size_known=True)
     return replace(evidence, batch_size=batch_size, targets=targets, threat=threat)
-
-
-def _with_client(evidence: Evidence, words: Words) -> Evidence:
-    """Put mode and dropout from the command line in the client's place.
-
-    Returns:
-        The evidence with the changed client.
-
-    Raises:
-        BadInput: when the file names a client that has no such settings.
-    """
-    if words.mode is None and words.dropout is None:
-        return evidence
-    client = evidence.client if evidence.client is not None else Gradient(dropout="off")
-    if not isinstance(client, Gradient):
-        got = f"the client {type(client).__name__}"
-        raise BadInput([f"--mode, --dropout: expected a Gradient client, got {got} in the file; leave them out"])
-    client = replace(
-        client,
-        mode=cast(Mode, words.mode or client.mode),
-        dropout=cast(DropoutChoice | None, words.dropout or client.dropout),
-    )
-    threat: ThreatModel = replace(evidence.threat, client_known=True)
-    return replace(evidence, client=client, threat=threat)
 
 
 def input_space(

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from gradleak.clients import Client, Gradient
+from gradleak.clients import ChecksBatch, Client, Gradient
+from gradleak.clients.settings import sent_state
 from gradleak.clients.stateless import dropout_layers
 from gradleak.consistency.comparison import (
     Cause,
@@ -15,9 +16,11 @@ from gradleak.consistency.comparison import (
     per_layer_errors,
 )
 from gradleak.consistency.hypotheses import Setting, with_option
+from gradleak.consistency.local_training import judged_with_unknown_order, order_spread
 from gradleak.consistency.naming import match_names
 from gradleak.consistency.precision import (
     Recompute,
+    client_noise,
     low_precision,
     other_inputs,
     precision_of,
@@ -32,7 +35,7 @@ from gradleak.defenses import Defense
 from gradleak.errors import refuse
 from gradleak.evidence import Evidence
 from gradleak.tasks import Task
-from gradleak.updates import Update, UpdateKind, update_problems
+from gradleak.updates import Update, UpdateKind, parted, update_problems
 
 NAN = float("nan")
 # Causes that show in the residual and that no other batch or setting would explain.
@@ -100,7 +103,9 @@ def check_consistency(
     problems = task.space.problems(inputs) + task.target_problems(targets, len(inputs)) + client.problems(task)
     for defense in defenses:
         problems += defense.problems()
-    state = task.state()
+    if not problems and isinstance(client, ChecksBatch):
+        problems += client.batch_problems(len(inputs))
+    state = sent_state(client, task.state())
     real = {name: tensor for name, tensor in update.tensors.items() if name not in state.constants}
     refuse(problems + update_problems(real, real))  # compared with itself: only values that cannot be compared
 
@@ -122,7 +127,8 @@ def _recompute(task: Task, defenses: Sequence[Defense], sign: int, kind: UpdateK
     """The deterministic part of the client's step and its defenses, turned to the update's kind by `sign`."""
 
     def recompute(setting: Setting) -> dict[str, Tensor]:
-        tensors = setting.client.bind(task, setting.state)(setting.variable, setting.probabilities)
+        sent = setting.client.bind(task, setting.state)(setting.variable, setting.probabilities)
+        tensors, _ = parted(sent, setting.state.parameters)
         for defense in defenses:
             tensors = defense.apply(tensors, kind, None)
         return {name: sign * tensor.detach() for name, tensor in tensors.items()}
@@ -146,13 +152,25 @@ def _verdict(
     error = fit.scaled_error if free_scale and fit.scale > 0 else fit.relative_error
     precision = precision_of(update.tensors, computed, question.task.dtype)
     noise = stated_noise(computed, update, setting.client.kind, defenses)
+    noise = max(noise, client_noise(setting, question.task, computed, update))
     # The error of rounding has a share along the update too, for which the scale stands.
     only_rounded = fit.scaled_error <= precision.tolerance and abs(fit.scale - 1) <= precision.tolerance
     within = error <= precision.tolerance or only_rounded
     if not within and noise > 0:
         precision = with_noise(precision, noise)
         within = error <= precision.tolerance and unbiased(update.tensors, computed, noise)
-    causes = () if within else tuple(_causes(question, computed, fit, min(precision.tolerance, 0.5), max_seconds))
+    order: Cause | None = None
+    if not within:
+        compared = {name: computed[name] for name in update.tensors}
+        spread = order_spread(setting, question.recompute, compared)
+        if spread:
+            power = other_inputs(setting, question.recompute, compared)
+            precision, within, order = judged_with_unknown_order(precision, setting.client, fit, spread, power)
+    hopeless = order is not None and order.name == "unknown_order"
+    causes: tuple[Cause, ...] = ()
+    if not within and not hopeless:
+        causes = tuple(_causes(question, computed, fit, min(precision.tolerance, 0.5), max_seconds))
+    causes = causes if order is None else (order, *causes)
     if not within and not any(cause.proven or cause.name in _DEFENSES for cause in causes):
         compared = {name: computed[name] for name in update.tensors}
         arithmetic = low_precision(setting, question.recompute, compared, error)
@@ -192,7 +210,7 @@ def _causes(question: Question, computed: Tensors, fit: Fit, tolerance: float, m
     if best.fit.scaled_error <= tolerance:
         error = best.fit.scaled_error
         causes = [Cause(part.name, part.explanation, error, proven=True) for part in best.parts]
-        scale = scale_cause(best.fit, len(setting.variable), update, setting.client.kind, tolerance)
+        scale = scale_cause(best.fit, len(setting.variable), update, setting.client, tolerance)
         return causes + ([scale] if scale is not None else [])
     # Only now: with few tensors a wrong setting may leave a difference that looks like noise.
     if any(cause.name in _DEFENSES for cause in residual):

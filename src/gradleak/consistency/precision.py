@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from gradleak.clients import DPSGD, Aggregate, Client
 from gradleak.consistency.comparison import Tensors, compare, flat, relative
 from gradleak.consistency.hypotheses import Setting
 from gradleak.defenses import Defense
 from gradleak.seeds import stage_generator
-from gradleak.tasks import ModelState
+from gradleak.tasks import ModelState, Task
 from gradleak.updates import Update, UpdateKind
 
 Recompute = Callable[[Setting], dict[str, Tensor]]
@@ -90,10 +91,28 @@ def stated_noise(computed: Tensors, update: Update, kind: UpdateKind, defenses: 
     return largest
 
 
+def client_noise(setting: Setting, task: Task, computed: Tensors, update: Update) -> float:
+    """Size relative to the update of the noise that the client adds itself, as DP-SGD does; 0 for others."""
+    if not _adds_noise(setting.client):
+        return 0.0
+    h, largest = flat(update.tensors, update.tensors), 0.0
+    for seed in range(_DRAWS):
+        step = setting.client.bind(task, setting.state, stage_generator(seed, "client"))
+        drawn = step(setting.variable, setting.probabilities)
+        largest = max(largest, relative(flat(drawn, update.tensors) - flat(computed, update.tensors), h))
+    return largest
+
+
+def _adds_noise(client: Client) -> bool:
+    if isinstance(client, Aggregate):
+        return any(map(_adds_noise, client.clients))
+    return isinstance(client, DPSGD) and client.noise_multiplier > 0
+
+
 def with_noise(precision: Precision, noise: float) -> Precision:
     """The precision widened by noise of this size relative to the update."""
     tolerance = max(precision.tolerance, _NOISE_SLACK * noise)
-    return Precision(tolerance, f"{precision.statement}; the stated random defenses add {noise:.2g}")
+    return Precision(tolerance, f"{precision.statement}; the stated random draws add {noise:.2g}")
 
 
 def unbiased(observed: Tensors, computed: Tensors, noise: float) -> bool:

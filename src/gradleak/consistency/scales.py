@@ -2,28 +2,31 @@
 
 import torch
 
+from gradleak.clients import Client, LocalTraining
 from gradleak.consistency.comparison import Cause, Fit, Tensors, compare, flat, relative
 from gradleak.tasks import ModelState
-from gradleak.updates import Update, UpdateKind
+from gradleak.updates import Update
 
 # Weights after a client's step are still close to those before it.
 _SAME_WEIGHTS = 0.5
 
 
-def scale_cause(fit: Fit, count: int, update: Update, client_kind: UpdateKind, tolerance: float) -> Cause | None:
+def scale_cause(fit: Fit, count: int, update: Update, client: Client, tolerance: float) -> Cause | None:
     """What the best factor between observed and recomputed update means.
 
     Args:
         fit: a comparison that is exact up to the factor.
         count: number of examples N.
         update: the observed one.
-        client_kind: what the client is believed to send.
+        client: how it is believed to be made.
         tolerance: relative error that counts as equal.
 
     Returns:
         The cause, or None if the factor is 1, or if it is a learning rate that nobody knows.
     """
-    scale = fit.scale
+    scale, client_kind = fit.scale, client.kind
+    lr = client.lr if isinstance(client, LocalTraining) else None
+    steps = client.steps(count) if isinstance(client, LocalTraining) else 1
 
     def near(value: float) -> bool:
         return abs(scale - value) <= tolerance * abs(value)
@@ -43,6 +46,12 @@ def scale_cause(fit: Fit, count: int, update: Update, client_kind: UpdateKind, t
         name, why = "sum", f"the loss is summed over the {count} examples, and the sign is wrong; divide by -{count}"
     elif count > 1 and near(1 / count):
         name, why = "averaged_twice", f"divided by the batch size twice (1/{count}); multiply by {count}"
+    elif lr is not None and (near(-1 / lr) or near(-1 / (lr * steps))):
+        name = "gradient_as_delta"
+        divisor = "lr" if near(-1 / lr) else f"(lr * {steps} steps)"
+        why = f"the change of the weights was divided by -{divisor}, as if to make a gradient; multiply by -{divisor}"
+    elif lr is not None and scale < 0:
+        name, why = "sign", f"the sign is wrong (factor {scale:.4g}); multiply by -1 and check the learning rate"
     elif scale < 0:
         name = "delta_as_gradient"
         fits = f"it fits one plain SGD step of learning rate {-scale:.4g}"

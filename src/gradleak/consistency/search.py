@@ -9,6 +9,7 @@ from torch import Tensor
 from gradleak.consistency.comparison import Fit, Tensors, compare
 from gradleak.consistency.hypotheses import Hypothesis, Setting, hypotheses
 from gradleak.consistency.labels import label_hypotheses
+from gradleak.consistency.local_training import local_hypotheses
 from gradleak.consistency.precision import Recompute
 from gradleak.tasks import Task
 from gradleak.updates import Update
@@ -79,7 +80,7 @@ def search(question: Question, believed: Fit, tolerance: float, max_seconds: flo
     best, tried = Explanation((), believed), 0
     if believed.scaled_error <= tolerance:
         return Search(best, tried, complete=True)
-    for parts, setting in _candidates(question):
+    for parts, setting in _candidates(question, believed.scale):
         if time.monotonic() - began > max_seconds:
             return Search(best, tried, complete=False)
         fit = compare(question.update.tensors, question.recompute(setting))
@@ -91,10 +92,13 @@ def search(question: Question, believed: Fit, tolerance: float, max_seconds: flo
     return Search(best, tried, complete=True)
 
 
-def _candidates(question: Question) -> Iterator[tuple[tuple[Hypothesis, ...], Setting]]:
+def _candidates(question: Question, scale: float) -> Iterator[tuple[tuple[Hypothesis, ...], Setting]]:
     """Single hypotheses, then pairs from different groups, then labels together with another hypothesis."""
     base = question.setting
-    singles = hypotheses(question.task, base, question.update.tensors, question.update.kind)
+    singles = [
+        *hypotheses(question.task, base, question.update.tensors, question.update.kind),
+        *local_hypotheses(base, scale),
+    ]
     for hypothesis in singles:
         yield (hypothesis,), hypothesis.change(base)
     for hypothesis in _labels(question, base):

@@ -127,17 +127,17 @@ def _lines(groups: Sequence[Group], path: str, *, per_client: bool = False) -> t
     return kept, left
 
 
+def _title(path: str) -> str:
+    name = path.rpartition(".")[2]
+    local = _LOCAL.get(name) if path.startswith("client.") else None
+    return _TITLES.get(path) or local or name.replace("_", " ")
+
+
 def _with_accuracy(word: str, path: str, groups: Sequence[Group]) -> str:
     """A stage with the test accuracy that the model has there, if all models of that stage have the same."""
     found = {accuracy(group.settings, "test") for group in groups if _word(group.settings[path]) == word}
     known = next(iter(found), "")
     return f"{word}\n(test accuracy {known})" if known and len(found) == 1 else word
-
-
-def _title(path: str) -> str:
-    name = path.rpartition(".")[2]
-    local = _LOCAL.get(name) if path.startswith("client.") else None
-    return _TITLES.get(path) or local or name.replace("_", " ")
 
 
 def _line(members: Sequence[Group], path: str, words: tuple[str, ...], first_of_lines: Sequence[Group]) -> AxisLine:
