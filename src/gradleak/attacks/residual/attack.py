@@ -10,9 +10,11 @@ from gradleak.attacks.closed_form.answers import answer
 from gradleak.attacks.inversion import recovered_targets
 from gradleak.attacks.protocol import Progress, not_applicable
 from gradleak.attacks.relu.descent import color_variation
+from gradleak.attacks.residual.contrast import Coordinates, as_it_is, unit_contrast, with_contrast
 from gradleak.attacks.residual.network import Network, read_network
 from gradleak.attacks.residual.peel import Front, peel
 from gradleak.attacks.residual.search import Residual, residual_of
+from gradleak.attacks.residual.training_peel import peel_in_training
 from gradleak.clients import Gradient
 from gradleak.optim import (
     Budget,
@@ -82,25 +84,36 @@ class ResidualPeeling:
             return not_applicable(self.name, observation, f"the label is unknown: {targets}")
         update = {name: tensor.double() for name, tensor in observation.update.in_gradient_direction().items()}
         rounding = max(torch.finfo(tensor.dtype).eps for tensor in observation.update.tensors.values())
-        front = peel(network, update, rounding)
+        front = (peel_in_training if network.batch else peel)(network, update, rounding)
         if isinstance(front, str):
             return not_applicable(self.name, observation, front)
-        convolution = network.blocks[front.block].convolutions[front.place]
         like = torch.zeros((), dtype=observation.task.dtype, device=observation.task.device)
-        residual = residual_of(network, front, convolution.weight_gradient(update), like)
-        course = self._search(observation, residual, seed, began, progress)
+        shape = (1, *observation.task.space.shape)
+        image = as_it_is if not network.batch else unit_contrast(network, shape)
+        known = residual_of(network, front, update, like)
+        residual: Residual = lambda at: known(image(at))  # noqa: E731
+        course = self._search(observation, residual, image, seed, began, progress)
         best = int(course.values.argmin())
         left = None if self.max_evaluations is None else self.max_evaluations - 1 - course.evaluations * self.restarts
         finish = self._finish(residual, course.points[best], began, left)
         used = course.evaluations * self.restarts + finish.evaluations + finish.products
-        image = finish.point.view(1, *observation.task.space.shape)
+        found = image(finish.point).view(shape)
         message = _message(network, front)
-        result = answer(self.name, observation, image, targets, began=began, evaluations=used, message=message)
+        if network.batch:
+            found, contrast = with_contrast(observation, network, found)
+            message = f"{message}; {contrast}"
+        result = answer(self.name, observation, found, targets, began=began, evaluations=used, message=message)
         counts = tuple(range(1, course.evaluations + 1))
         return replace(result, history=History(counts, course.times, tuple(course.trace[:, best].tolist()), ()))
 
     def _search(
-        self, observation: Observation, residual: Residual, seed: int, began: float, progress: Progress | None
+        self,
+        observation: Observation,
+        residual: Residual,
+        image: Coordinates,
+        seed: int,
+        began: float,
+        progress: Progress | None,
     ) -> Minimum:
         """L-BFGS under a falling total variation, from mid-range images with a little noise."""
         task, schedule = observation.task, self.schedule
@@ -123,7 +136,7 @@ class ResidualPeeling:
             if self.max_seconds is not None:
                 seconds = max(0.0, first + schedule.share * (self.max_seconds - first) * place / stages - now)
             part = minimize(
-                value_and_gradient(_energy(residual, weight, shape)),
+                value_and_gradient(_energy(residual, image, weight, shape)),
                 points,
                 optimizer=WolfeLBFGS(history=schedule.history),
                 budget=Budget(evaluations, seconds),
@@ -161,14 +174,15 @@ def _network(observation: Observation) -> Network | str:
     if isinstance(network, str):
         return f"it is not a residual network: {network}"
     normalized = any(not bool((one.gain == 1).all()) for block in network.blocks for one in block.convolutions)
-    if client is not None and client.mode == "train" and normalized:
-        return "BatchNorm in training mode is not affine"
-    return network
+    if client is None or client.mode != "train" or not normalized:
+        return network
+    trained = network.in_training()
+    return f"it is not covered in training mode: {trained}" if isinstance(trained, str) else trained
 
 
-def _energy(residual: Residual, weight: float, shape: tuple[int, ...]) -> Energy:
+def _energy(residual: Residual, image: Coordinates, weight: float, shape: tuple[int, ...]) -> Energy:
     """Squared residuals and total variation."""
-    return lambda at: _SCALE * (residual(at).square().sum() + weight * color_variation(at.view(shape)))
+    return lambda at: _SCALE * (residual(at).square().sum() + weight * color_variation(image(at).view(shape)))
 
 
 def _message(network: Network, front: Front) -> str:
@@ -187,7 +201,9 @@ def residual_peeling(
     average pool by the algebra of shifts (see `residual.masks`), then, layer by layer, inputs from weight gradients
     that are linear in them, each with its masks checked against the bias gradient of the layer below. What remains is
     a shallow network whose output, and the cotangent at it, are known: its image is found by L-BFGS under a falling
-    total variation and Gauss-Newton steps, without any second backward pass. BatchNorm must be in evaluation mode.
+    total variation and Gauss-Newton steps, without any second backward pass. With BatchNorm in training mode each input is
+    found by Gauss-Newton (see `residual.coupled`), whether statistics are sent or not; only the image's contrast needs
+    them (see `residual.contrast`).
 
     Args:
         restarts: of the search, whose objective is the residual; the lowest is returned.
