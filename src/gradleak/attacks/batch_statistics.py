@@ -17,7 +17,7 @@ from gradleak.attacks.priors import Term
 from gradleak.clients.passes import passes, values_per_channel
 from gradleak.clients.settings import StepSettings, stateful_layers
 from gradleak.clients.stateless import stateless_copy
-from gradleak.errors import refuse
+from gradleak.errors import BadInput
 from gradleak.tasks import ModelState, Task
 from gradleak.threat import Observation
 
@@ -168,13 +168,16 @@ class StatisticsPrior:
     def __call__(self, observation: Observation) -> Term:
         """Prepare the term.
 
+        Returns:
+            The term.
+
         Raises:
             BadInput: where the source has no statistics.
         """
         statistics = self.source(observation)
         if isinstance(statistics, str):
-            refuse([f"statistics: expected batch statistics for the prior, got none: {statistics}; leave it out"])
-            raise AssertionError
+            why = f"statistics: expected batch statistics for the prior, got none: {statistics}; leave it out"
+            raise BadInput([why])
         task = observation.task
         entering = _entering(task, observation.state, observation.client)
         means = {name: mean.to(task.device, task.dtype) for name, mean in statistics.means.items()}

@@ -201,9 +201,9 @@ def residual_peeling(
     average pool by the algebra of shifts (see `residual.masks`), then, layer by layer, inputs from weight gradients
     that are linear in them, each with its masks checked against the bias gradient of the layer below. What remains is
     a shallow network whose output, and the cotangent at it, are known: its image is found by L-BFGS under a falling
-    total variation and Gauss-Newton steps, without any second backward pass. With BatchNorm in training mode each input is
-    found by Gauss-Newton (see `residual.coupled`), whether statistics are sent or not; only the image's contrast needs
-    them (see `residual.contrast`).
+    total variation and Gauss-Newton steps, without any second backward pass. With BatchNorm in training mode each
+    input is found by Gauss-Newton (see `residual.coupled`), whether statistics are sent or not; only the image's
+    contrast needs them (see `residual.contrast`).
 
     Args:
         restarts: of the search, whose objective is the residual; the lowest is returned.

@@ -24,7 +24,7 @@ from gradleak.attacks.residual.network import Convolution
 # Steps of Gauss-Newton, conjugate-gradient steps in each, and what of the gradient's square may be left by them.
 _STEPS = 16
 _INNER = 150
-_INNER_TOLERANCE = 1e-8
+_INNER_TOLERANCE = 1e-4
 # A step that leaves more than this share of the squared misfit is the last one.
 _STALLED = 0.5
 # Misfit, relative to the right side, below which nothing is left to gain.

@@ -19,6 +19,7 @@ from gradleak.attacks.residual.network import Convolution
 _MOST_POSITIONS = 64
 _NEGLIGIBLE = 1e-6
 _INVERSE_ITERATIONS = 30
+_CONVERGED = 1e-10
 # Distance of a mask from 0 and 1 above which it is not believed; float32 updates give at most about 5e-3.
 _BINARY = 0.2
 
@@ -76,30 +77,32 @@ def _common_solution(taps: Tensor, moves: Tensor, center: int, free: Tensor) -> 
     """H `[R, R]` and m `[I]` for Y `[taps, R, I]`, S `[taps, P, P]` and Q `[P, R]`, up to their common scale."""
     rank, inputs = taps.shape[1:]
     size, middle = rank * rank, taps[center]
+    others = [tap for tap in range(len(taps)) if tap != center]
+    moved = free.T @ moves[others] @ free
+    border = moves[others].sum(dim=2) @ free  # [taps, R]
+    products = taps[others] @ middle.T
+    # Sums of Kronecker products, all in one: each pair adds left[a, b] right[i, j] at row (a, i), column (b, j).
+    unit, gram = torch.eye(rank, dtype=torch.float64), (taps[others] @ taps[others].mT).sum(dim=0)
+    pairs = (
+        torch.stack([unit, (moved.mT @ moved).sum(dim=0), *-moved, *-moved.mT]),
+        torch.stack([gram, middle @ middle.T, *products, *products.mT]),
+    )
+    summed = (pairs[0].flatten(1).T @ pairs[1].flatten(1)).view(rank, rank, rank, rank).permute(0, 2, 1, 3)
     normal = torch.zeros((size + inputs, size + inputs), dtype=torch.float64)
-    block = normal[:size, :size].view(rank, rank, rank, rank)  # [row, column, row, column] of H
-    gram, unit = middle @ middle.T, torch.eye(rank, dtype=torch.float64)
-    for number, (tap, move) in enumerate(zip(taps, moves, strict=True)):
-        if number == center:
-            continue
-        moved, border = free.T @ move @ free, free.T @ move.sum(dim=1)
-        product = tap @ middle.T
-        block += torch.einsum("ab,ij->aibj", unit, tap @ tap.T) + torch.einsum("ab,ij->aibj", moved.T @ moved, gram)
-        crossed = torch.einsum("ab,ij->aibj", moved, product)
-        block -= crossed + crossed.permute(2, 3, 0, 1)
-        means = torch.einsum("a,ji->aji", moved.T @ border, middle) - torch.einsum("a,ji->aji", border, tap)
-        normal[:size, size:] += means.reshape(size, inputs)
-        normal[size:, size:].diagonal().add_(float(border.square().sum()))
+    normal[:size, :size] = summed.reshape(size, size)
+    means = torch.einsum("wba,wb,ji->aji", moved, border, middle) - torch.einsum("wa,wji->aji", border, taps[others])
+    normal[:size, size:] = means.reshape(size, inputs)
     normal[size:, :size] = normal[:size, size:].T
+    normal[size:, size:].diagonal().add_(float(border.square().sum()))
     # Just enough to be positive definite; inverse iteration is not disturbed by it.
     normal.diagonal().add_(1e-15 * float(normal.diagonal().mean()))
     factor, failed = torch.linalg.cholesky_ex(normal)
-    vector = torch.cat([torch.eye(rank, dtype=torch.float64).flatten(), torch.ones(inputs, dtype=torch.float64)])[
-        :, None
-    ]
+    vector = torch.cat([unit.flatten(), torch.ones(inputs, dtype=torch.float64)])[:, None]
     if int(failed):
         vector = torch.full_like(vector, torch.nan)
     for _ in range(_INVERSE_ITERATIONS):
-        vector = torch.cholesky_solve(vector, factor)
+        before, vector = vector, torch.cholesky_solve(vector, factor)
         vector = vector / vector.norm()
+        if float((vector - before).norm()) < _CONVERGED:
+            break
     return vector[:size].view(rank, rank), vector[size:, 0]
