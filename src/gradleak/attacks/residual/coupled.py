@@ -21,12 +21,14 @@ from gradleak.attacks.relu.stack import transposed, weight_gradient_matrix
 from gradleak.attacks.residual.graph import Shortcut
 from gradleak.attacks.residual.network import Convolution
 
-# Steps of Gauss-Newton, conjugate-gradient steps in each, and what of the gradient's square may be left by them.
+# Steps of Gauss-Newton, conjugate-gradient steps in each, and what of the gradient's square may be left by them: at
+# first, and once that no longer helps.
 _STEPS = 16
 _INNER = 150
-_INNER_TOLERANCE = 1e-4
-# A step that leaves more than this share of the squared misfit is the last one.
+_INNER_TOLERANCES = (1e-4, 1e-8)
+# A step that leaves more than this share of the squared misfit does not help.
 _STALLED = 0.5
+_LENGTHS = tuple(2.0**-halvings for halvings in range(10))
 # Misfit, relative to the right side, below which nothing is left to gain.
 _ROUNDING = 1e-9
 
@@ -199,27 +201,30 @@ def solve(equations: Coupled, start: Tensor, rounding: float) -> Solved:
     """
     maps = start
     point = _Point.at(equations, maps)
+    careful = False
     for _ in range(_STEPS):
-        preconditioner = _preconditioner(equations, point)
-        step = _least_squares(point, preconditioner)
+        step = _least_squares(point, _preconditioner(equations, point), _INNER_TOLERANCES[careful])
         if equations.shortcut is None:
             # Only epsilon resists a change of scale, far too weakly against rounding.
             step = step - float((step * maps).sum() / maps.square().sum()) * maps
-        length = 1.0
-        while length > 1e-3:
-            new = _Point.at(equations, maps + length * step, point)
-            if new.squared() < point.squared():
-                break
-            length /= 2
-        else:
-            break
-        maps, gained = maps + length * step, new.squared() / point.squared()
+        length = next((length for length in _LENGTHS if _improves(equations, point, maps + length * step)), 0.0)
+        before = point.squared()
+        maps = maps + length * step
         # Weights of rows follow the cotangents.
         point = _Point.at(equations, maps)
-        if math.sqrt(point.squared()) < _ROUNDING or (length == 1 and gained > _STALLED):
+        if math.sqrt(point.squared()) < _ROUNDING:
             break
+        if length == 0 or (length == 1 and point.squared() > _STALLED * before):
+            if careful:
+                break
+            careful = True
     error = _standard_error(equations, point, maps, rounding)
     return Solved(maps, error, math.sqrt(point.squared()))
+
+
+def _improves(equations: Coupled, point: "_Point", maps: Tensor) -> bool:
+    """Whether the residuals at maps are smaller, with the weights of the point."""
+    return _Point.at(equations, maps, point).squared() < point.squared()
 
 
 @dataclass(frozen=True, eq=False)
@@ -330,7 +335,7 @@ def _preconditioner(equations: Coupled, point: _Point) -> Tensor:
     return vectors / (values.clamp_min(0) + floor).sqrt() @ vectors.T
 
 
-def _least_squares(point: _Point, preconditioner: Tensor) -> Tensor:
+def _least_squares(point: _Point, preconditioner: Tensor, tolerance: float) -> Tensor:
     """The Gauss-Newton step, by conjugate gradients on the preconditioned normal equations."""
     shape = point.equations.convolution.layer.input_shape
 
@@ -342,7 +347,7 @@ def _least_squares(point: _Point, preconditioner: Tensor) -> Tensor:
     direction, solution = slope, torch.zeros_like(slope)
     first = now = float(slope.square().sum())
     for _ in range(_INNER):
-        if not now > _INNER_TOLERANCE * first:
+        if not now > tolerance * first:
             break
         changes = point.forward((direction @ preconditioner).view(shape))
         length = now / _squared(changes)
