@@ -184,7 +184,7 @@ class DropoutInversion:
             target_probabilities=targets,
             message=(
                 f"{masks.known} of {len(flat)} mask entries read from linear layers, the others searched with the "
-                f"images; {sure:.0%} ended as dropped or kept; with these masks the update is met to a relative squared "
+                f"images; {sure:.0%} ended as dropped or kept; with them the update is met to a relative squared "
                 f"error of {value:.1e}"
             ),
             history=_history(courses),

@@ -24,6 +24,8 @@ TYPICAL_SECONDS = {
     "cocktail_party": 5.0,
     "staged": 5.0,
     "relu_inversion": 15.0,
+    "batch_norm_inversion": 15.0,
+    "dropout_inversion": 10.0,
     "dlg": 15.0,
     "idlg": 15.0,
     "cpl": 15.0,
