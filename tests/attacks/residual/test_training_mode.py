@@ -10,8 +10,8 @@ from torch.nn.functional import cross_entropy
 
 import gradleak as gl
 from gradleak.attacks.residual import residual_peeling
-from gradleak.attacks.residual.coupled import Coupled, KnownShortcut, crude_start, solve
 from gradleak.attacks.residual.contrast import stretched, unit_contrast
+from gradleak.attacks.residual.coupled import Coupled, KnownShortcut, crude_start, solve
 from gradleak.attacks.residual.network import Network, read_network
 from gradleak.attacks.residual.pooled import pooled_top
 from gradleak.attacks.residual.search import residual_of
@@ -23,8 +23,8 @@ CLIENT = gl.clients.Gradient(mode="train", send_buffers=True)
 
 
 def small(dtype: torch.dtype = torch.float64) -> tuple[gl.Task, Tensor, Tensor]:
-    """ResNet-8 on an image of 16x16, whose last maps have 16 positions."""
-    model = resnet(8, 10, seed=1)
+    """ResNet-14 on an image of 16x16, whose last maps have 16 positions."""
+    model = resnet(14, 10, seed=1)
     generator = torch.Generator().manual_seed(0)
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -86,7 +86,7 @@ def test_the_top_is_found_without_a_start() -> None:
     assert isinstance(pooled_top(top, noisy, each), str)
 
 
-@pytest.mark.parametrize("name", ["layer3.0.conv2.weight", "layer2.0.conv2.weight", "layer3.0.conv1.weight"])
+@pytest.mark.parametrize("name", ["layer3.1.conv1.weight", "layer2.0.conv2.weight", "layer3.0.conv1.weight"])
 def test_a_coupled_layer_gives_its_input(name: str) -> None:
     task, inputs, targets = small()
     observation, _ = gl.capture(task, inputs, targets, client=CLIENT)

@@ -29,6 +29,8 @@ _INNER_TOLERANCES = (1e-4, 1e-8)
 # A step that leaves more than this share of the squared misfit does not help.
 _STALLED = 0.5
 _LENGTHS = tuple(2.0**-halvings for halvings in range(10))
+# Channels whose cotangents are below this, relative to the largest, are rounding: all of their units are active.
+_SILENT = 1e-5
 # Misfit, relative to the right side, below which nothing is left to gain.
 _ROUNDING = 1e-9
 
@@ -377,7 +379,7 @@ def _standard_error(equations: Coupled, point: _Point, maps: Tensor, rounding: f
 def _row_scale(cotangent: Tensor) -> Tensor:
     """A row carries the rounding of what was summed up in it, which its cotangents tell; `[O, 1]`."""
     sizes = cotangent.abs().sum(dim=1, keepdim=True)
-    return torch.where(sizes > 1e-9 * sizes.max(), 1 / sizes, 0)
+    return torch.where(sizes > _SILENT * sizes.max(), 1 / sizes, 0)
 
 
 def _by_row(scale: Tensor, weight: Tensor) -> Tensor:

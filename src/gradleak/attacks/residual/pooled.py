@@ -70,7 +70,9 @@ def pooled_top(convolution: Convolution, update: dict[str, Tensor], cotangents: 
     apart = float((masks - masks.round()).abs().max())
     if not apart < _BINARY or not bool(((masks > -0.5) & (masks < 1.5)).all()):
         return f"the masks behind {layer.name} came out {apart:.1g} away from 0 and 1: rounding or noise"
-    return (masks > 0.5).view(channels, height, width), maps.view(shape)
+    # At a scale far from the true one BatchNorm's epsilon would count too much or too little.
+    usual = (norm.deviation / deviation[:, 0]).median()
+    return (masks > 0.5).view(channels, height, width), usual * maps.view(shape)
 
 
 def _common_solution(taps: Tensor, moves: Tensor, center: int, free: Tensor) -> tuple[Tensor, Tensor]:
