@@ -1,5 +1,6 @@
 """Gradient inversion for residual networks: peel what is exactly determined, search the image below it."""
 
+import math
 import time
 from dataclasses import dataclass, field, replace
 
@@ -32,6 +33,8 @@ from gradleak.seeds import stage_generator
 from gradleak.tasks import ImageSpace
 from gradleak.threat import Observation
 
+# Of the wall time, after which no further layer under BatchNorm in training mode is begun.
+_PEELING_SHARE = 0.7
 # Keeps L-BFGS' curvature above the rounding of float32.
 _SCALE = 1e3
 
@@ -84,7 +87,11 @@ class ResidualPeeling:
             return not_applicable(self.name, observation, f"the label is unknown: {targets}")
         update = {name: tensor.double() for name, tensor in observation.update.in_gradient_direction().items()}
         rounding = max(torch.finfo(tensor.dtype).eps for tensor in observation.update.tensors.values())
-        front = (peel_in_training if network.batch else peel)(network, update, rounding)
+        if network.batch:
+            ends = math.inf if self.max_seconds is None else began + _PEELING_SHARE * self.max_seconds
+            front = peel_in_training(network, update, rounding, ends=ends)
+        else:
+            front = peel(network, update, rounding)
         if isinstance(front, str):
             return not_applicable(self.name, observation, front)
         like = torch.zeros((), dtype=observation.task.dtype, device=observation.task.device)

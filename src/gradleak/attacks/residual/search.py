@@ -43,7 +43,7 @@ def residual_of(network: Network, front: Front, update: dict[str, Tensor], like:
     above = None
     if outputs is not None and front.place != last and highest is not None:
         above = block.convolutions[last](highest[None])
-    shape = (1, len(network.mean), *network.blocks[0].convolutions[0].layer.input_shape[1:])
+    shape = (1, *network.blocks[0].convolutions[0].layer.input_shape)
 
     def residual(candidate: Tensor) -> Tensor:
         entering = network.entering(candidate.view(shape), front.block)

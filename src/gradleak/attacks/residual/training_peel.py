@@ -5,6 +5,10 @@ own input (see `coupled`), and that the input is found up to a factor, which the
 the part of its cotangents that comes through the layer falls as the input grows.
 """
 
+import math
+import time
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -24,13 +28,16 @@ _BELIEVED = 1e-4
 _ROUNDINGS = 20
 
 
-def peel_in_training(network: Network, update: dict[str, Tensor], rounding: float) -> Front | str:
+def peel_in_training(
+    network: Network, update: dict[str, Tensor], rounding: float, *, ends: float = math.inf
+) -> Front | str:
     """Peel as far as the equations determine a layer's input.
 
     Args:
         network: the network, whose convolutions all have `batch` set.
         update: the gradient of one example by name, float64.
         rounding: relative rounding of its entries.
+        ends: reading of `time.perf_counter` after which no further layer is begun.
 
     Returns:
         Where it ends, with the cotangent at BatchNorm's output, or one clause why it cannot begin.
@@ -48,9 +55,10 @@ def peel_in_training(network: Network, update: dict[str, Tensor], rounding: floa
     front = Front(len(network.blocks) - 1, len(network.blocks[-1].convolutions) - 1, masks * each.view(-1, 1, 1))
     over_block, start = front.cotangent, maps
     while True:
-        below = _step(network, front, over_block, update, rounding, start)
+        late = time.perf_counter() > ends
+        below = "the time is over" if late else _step(network, front, over_block, update, rounding, start)
         if isinstance(below, str):
-            return Front(**{**vars(front), "account": (*front.account, below)})
+            return replace(front, account=(*front.account, below))
         if below.block < front.block:
             over_block = below.cotangent
         front, start = below, None
