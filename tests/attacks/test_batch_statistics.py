@@ -24,7 +24,8 @@ from tests.problems import images, labels, normed_net
 
 def observed(model: nn.Module, count: int = 3, **settings: Any) -> tuple[gl.Observation, Tensor]:
     task = gl.Task(model, SPACE, num_classes=10)
-    client = settings.pop("client", None) or gl.clients.Gradient(**{"mode": "train", "send_buffers": True, **settings})
+    chosen: dict[str, Any] = {"mode": "train", "send_buffers": True, **settings}
+    client = chosen.pop("client", None) or gl.clients.Gradient(**chosen)
     observation, truth = gl.capture(task, images(count), labels(count), client=client)
     return observation, truth.inputs
 

@@ -1,6 +1,7 @@
 """BatchNorm in training mode: the client equals the module's own, and what cannot be normalized is refused."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -74,7 +75,7 @@ def trained(model: nn.Module, batches: list[tuple[Tensor, Tensor]], lr: float, m
 def test_client_equals_the_modules_own_training(name: str, steps: int, micro: int | None) -> None:
     model, batch, classes, lr = MODELS[name](), images(4), labels(4), 0.3
     task = gl.Task(model, SPACE, num_classes=10)
-    settings = {"mode": "train", "send_buffers": True, "micro_batch": micro}
+    settings: dict[str, Any] = {"mode": "train", "send_buffers": True, "micro_batch": micro}
     client = gl.clients.LocalSGD(lr=lr, epochs=steps, shuffle=False, **settings)
     if steps == 1:
         client = gl.clients.Gradient(**settings)

@@ -209,11 +209,13 @@ class Graph:
                 raise NotResidual(f"BatchNorm multiplies channels of {name} with zero")
             offset = (offset - mean.double()) * gain + (summand.double() if isinstance(summand, Tensor) else 0)
             bias_name = self.names.get(id(summand))
+            factor_name = self.names.get(id(factor))
             unfolded = Norm(
                 weight.double(),
                 factor.double(),
                 summand.double() if isinstance(summand, Tensor) else 0 * ones.double(),
-                *(name if name in self.trained else None for name in (self.names.get(id(factor)), bias_name)),
+                factor_name if factor_name in self.trained else None,
+                bias_name if bias_name in self.trained else None,
                 (variance.double() + epsilon).sqrt(),
                 epsilon,
             )
