@@ -72,7 +72,7 @@ def rows_of(batch: int, mode: str, name: str, scores: Scores, result: gl.Reconst
     labels = table["target_correct"] if result is not None else [None] * len(table["psnr"])
     cost = (0.0, 0, "") if result is None else (result.seconds, result.evaluations, result.message)
     return [
-        Row(batch, mode, name, finite(psnr), finite(correlation), label, *cost)
+        Row(batch, mode, name, finite(psnr), finite(correlation), None if label is None else bool(label), *cost)
         for psnr, correlation, label in zip(table["psnr"], table["correlation"], labels, strict=True)
     ]
 
@@ -133,6 +133,7 @@ def main() -> None:
             found = rows_of(batch, mode, result.attack, gl.score(result, truth), result)
             rows += found
             print(f"batch {batch:3d}  {mode:<26}" + " ".join(f"{row.psnr or 0.0:6.1f} dB" for row in found), flush=True)
+        _, truth = gl.capture(task, inputs, targets % 10)
         for name, guess in (("grey", grey), ("mean color", mean_color)):
             rows += rows_of(batch, "any", name, score_inputs(guess(truth), truth), None)
         if arguments.json is not None:

@@ -1,5 +1,6 @@
 """Batch statistics from sent buffers, and the terms that use them."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +18,10 @@ from gradleak.attacks.batch_statistics import (
     inferred_statistics,
     running_statistics,
 )
+from gradleak.attacks.inversion import Inversion
+from gradleak.attacks.layout import Layout
+from gradleak.attacks.objectives import cosine_distance
+from gradleak.optim import WolfeLBFGS
 from gradleak.threat import simulator
 from tests.clients.test_batch_norm import MODELS, SPACE
 from tests.problems import images, labels, normed_net
@@ -125,6 +130,22 @@ def test_policies_stand_in_the_message() -> None:
         assert result.evaluations <= 3
     with pytest.raises(gl.BadInput, match="expected one for policy 'estimated'"):
         batch_norm_inversion(policy="estimated")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_objective_with_buffers_is_zero_at_the_truth(name: str) -> None:
+    observation, inputs = observed(MODELS[name]())
+    targets = observation.task.target_probabilities(labels(3))
+    attack = Inversion(
+        "test", cosine_distance, lambda _count: WolfeLBFGS(), "joint", buffer_weight=2.0, max_evaluations=5
+    )
+    layout = Layout.of(observation, 3, targets)
+    energy = attack.energy(observation, layout)
+    assert float(energy(layout.pack(inputs, targets[:, :0]))) < 1e-20
+    other = layout.pack(images(3, seed=7), targets[:, :0])
+    without = replace(attack, buffer_weight=0.0).energy(observation, layout)
+    assert float(energy(other)) > float(without(other)) + 1e-3
+    assert attack(observation).evaluations <= 5
 
 
 def test_sent_statistics_help() -> None:

@@ -63,7 +63,7 @@ class MaskLayout:
         """The masks of a batch; a single example's are read from linear layers where they can be."""
         shapes = step.mask_shapes(variable)
         dropped = _dropped(observation, step, variable) if len(variable) == 1 else {}
-        low, high, kept, examples = [], [], [], []
+        low, high, kept, examples = (list[Tensor]() for _ in range(4))
         groups = 0
         for name, (shape, probability) in shapes.items():
             size, value = shape.numel(), 1 / (1 - probability)
@@ -73,8 +73,9 @@ class MaskLayout:
             low.append(torch.zeros(size) if zero is None else high[-1])
             examples.append(groups + torch.arange(shape[0]).repeat_interleave(size // shape[0]))
             groups += shape[0]
-        flat = [torch.cat(parts).to(variable) for parts in (low, high, kept)]
-        return MaskLayout({name: shape for name, (shape, _) in shapes.items()}, *flat, torch.cat(examples))
+        lowest, highest, values = (torch.cat(parts).to(variable) for parts in (low, high, kept))
+        named = {name: shape for name, (shape, _) in shapes.items()}
+        return MaskLayout(named, lowest, highest, values, torch.cat(examples))
 
     @property
     def known(self) -> int:
@@ -150,10 +151,10 @@ class DropoutInversion:
             if best is not None and (left < 3 or best[0] <= REPRODUCED or (ends is not None and now >= ends)):
                 break
             seconds = None if ends is None else max(0.0, (ends - now) / (self.restarts - restart))
-            *point, spent, course = search.round(restart, seed, max(1, left), seconds, progress)
-            used, value = used + spent, search.value(*point)
+            image, flat, spent, course = search.round(restart, seed, max(1, left), seconds, progress)
+            used, value = used + spent, search.value(image, flat)
             courses += course
-            best = (value, *point) if best is None or value < best[0] else best
+            best = (value, image, flat) if best is None or value < best[0] else best
         assert best is not None
         return self._reconstruction(observation, search, best, targets, used, courses, began)
 
