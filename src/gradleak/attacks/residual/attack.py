@@ -11,7 +11,13 @@ from gradleak.attacks.closed_form.answers import answer
 from gradleak.attacks.inversion import recovered_targets
 from gradleak.attacks.protocol import Progress, not_applicable
 from gradleak.attacks.relu.descent import color_variation
-from gradleak.attacks.residual.contrast import Coordinates, as_it_is, unit_contrast, with_contrast
+from gradleak.attacks.residual.contrast import (
+    Coordinates,
+    as_it_is,
+    first_statistics,
+    stretched,
+    unit_contrast,
+)
 from gradleak.attacks.residual.network import Network, read_network
 from gradleak.attacks.residual.peel import Front, peel
 from gradleak.attacks.residual.search import Residual, residual_of
@@ -96,19 +102,18 @@ class ResidualPeeling:
             return not_applicable(self.name, observation, front)
         like = torch.zeros((), dtype=observation.task.dtype, device=observation.task.device)
         shape = (1, *observation.task.space.shape)
-        image = as_it_is if not network.batch else unit_contrast(network, shape)
-        known = residual_of(network, front, update, like)
-        residual: Residual = lambda at: known(image(at))  # noqa: E731
+        residual, image, contrast = residual_of(network, front, update, like), as_it_is, ""
+        if network.batch:
+            residual, image, contrast = _with_contrast(observation, network, residual, shape)
         course = self._search(observation, residual, image, seed, began, progress)
         best = int(course.values.argmin())
         left = None if self.max_evaluations is None else self.max_evaluations - 1 - course.evaluations * self.restarts
         finish = self._finish(residual, course.points[best], began, left)
         used = course.evaluations * self.restarts + finish.evaluations + finish.products
         found = image(finish.point).view(shape)
-        message = _message(network, front)
-        if network.batch:
-            found, contrast = with_contrast(observation, network, found)
-            message = f"{message}; {contrast}"
+        if image is not as_it_is:
+            found = stretched(observation, network, found)
+        message = _message(network, front) + contrast
         result = answer(self.name, observation, found, targets, began=began, evaluations=used, message=message)
         counts = tuple(range(1, course.evaluations + 1))
         return replace(result, history=History(counts, course.times, tuple(course.trace[:, best].tolist()), ()))
@@ -185,6 +190,18 @@ def _network(observation: Observation) -> Network | str:
         return network
     trained = network.in_training()
     return f"it is not covered in training mode: {trained}" if isinstance(trained, str) else trained
+
+
+def _with_contrast(
+    observation: Observation, network: Network, known: Residual, shape: tuple[int, ...]
+) -> tuple[Residual, Coordinates, str]:
+    """The residual with the image's own statistics, if they were sent, else at a fixed contrast; and a clause."""
+    sent = first_statistics(observation, network)
+    if isinstance(sent, str):
+        image = unit_contrast(network, shape)
+        return lambda at: known(image(at)), image, f"; contrast such that pixels reach their bounds ({sent})"
+    off, described = sent
+    return lambda at: torch.cat([known(at), off(at)]), as_it_is, f"; {described}"
 
 
 def _energy(residual: Residual, image: Coordinates, weight: float, shape: tuple[int, ...]) -> Energy:
