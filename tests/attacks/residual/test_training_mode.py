@@ -128,8 +128,10 @@ def test_peeling_reaches_below_the_last_stage_and_the_truth_fits_below() -> None
     residual = residual_of(network, front, update, inputs)
     assert float(residual(inputs.flatten()).norm()) < 1e-4
     image = unit_contrast(network, (1, 3, 16, 16))
+    found = image(inputs.flatten()).view(1, 3, 16, 16)
+    assert float(network.normalized(found).square().mean()) == pytest.approx(1)
     # The gradient does not know the contrast, but for epsilon.
-    assert float(residual(image(inputs.flatten())).norm()) < 1e-2
+    assert float(residual(network.scaled(inputs, 1.5).flatten()).norm()) < 1e-2
     assert float(residual(torch.full_like(inputs, 0.4).flatten()).norm()) > 0.1
 
 

@@ -24,6 +24,8 @@ Coordinates = Callable[[Tensor], Tensor]
 
 # Share of the entries that may lie beyond the bounds, for what the search has not settled.
 _BEYOND = 0.001
+# How much farther than its entries an image's mean colors move.
+_COLORS = 30.0
 
 
 def as_it_is(point: Tensor) -> Tensor:
@@ -32,10 +34,12 @@ def as_it_is(point: Tensor) -> Tensor:
 
 
 def unit_contrast(network: Network, shape: tuple[int, ...]) -> Coordinates:
-    """Images `shape` whose normalized values have a mean square of 1."""
+    """Images `shape` whose normalized values have a mean square of 1, in coordinates that move mean colors far."""
 
     def image(point: Tensor) -> Tensor:
         variable = point.view(shape)
+        # Mean colors count little; in these coordinates small steps move them far.
+        variable = variable + _COLORS * (variable - 0.5).mean(dim=(2, 3), keepdim=True)
         size = network.normalized(variable).square().mean().sqrt()
         return network.scaled(variable, 1 / size.clamp_min(1e-6)).flatten()
 
