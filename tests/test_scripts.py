@@ -54,6 +54,21 @@ def test_resnet20_benchmark(tmp_path: Path) -> None:
     assert rows[0]["gradient_norm"] < rows[-1]["gradient_norm"]
 
 
+@pytest.mark.slow
+def test_batch_norm_benchmark(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    for size in (1, 2):
+        out = run(
+            *("benchmarks/batch_norm.py", "--depth", 8, "--batches", 1, "--batch-size", size),
+            *("--seconds", 1, "--json", file),
+        )
+        assert "withheld: labels" in out
+        rows = json.loads(file.read_text())
+        assert {row["mode"] for row in rows} == {"evaluation", "training", "training, statistics sent", "any"}
+        assert len(rows) == 5 * size
+    assert "batch statistics: inferred from sent buffers, exact" in out
+
+
 def test_every_example_is_short() -> None:
     for example in (ROOT / "examples").glob("*.py"):
         assert len(example.read_text().splitlines()) < 40, example.name

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gradleak.clients import ChecksBatch, Client, DrawsOrder, Gradient
 from gradleak.clients.divergence import divergence
+from gradleak.clients.passes import statistics_problems
 from gradleak.clients.settings import sent_state
 from gradleak.defenses import Defense
 from gradleak.errors import refuse
@@ -67,6 +68,8 @@ def capture(
     problems = task.space.problems(inputs) + task.target_problems(targets, len(inputs)) + client.problems(task)
     if not problems and isinstance(client, ChecksBatch):
         problems += client.batch_problems(len(inputs))
+    if not problems:
+        problems += statistics_problems(client, task, len(inputs))
     for defense in defenses:
         problems += defense.problems()
     refuse(problems)

@@ -1,6 +1,7 @@
 """Attacks: from an observation to a reconstruction. They never see the truth."""
 
 from gradleak.attacks.auto import auto
+from gradleak.attacks.batch_norm import batch_norm_inversion
 from gradleak.attacks.closed_form import (
     CLOSED_FORMS,
     april,
@@ -11,6 +12,7 @@ from gradleak.attacks.closed_form import (
     softmax_separation,
     spear,
 )
+from gradleak.attacks.dropout import dropout_inversion
 from gradleak.attacks.protocol import Attack, Progress
 from gradleak.attacks.recipes import (
     cpl,
@@ -33,6 +35,8 @@ ATTACKS = (
     staged,
     residual_peeling,
     relu_inversion,
+    batch_norm_inversion,
+    dropout_inversion,
     dlg,
     idlg,
     cpl,
@@ -51,10 +55,12 @@ __all__ = [
     "Progress",
     "april",
     "auto",
+    "batch_norm_inversion",
     "cocktail_party",
     "cpl",
     "dlg",
     "finite_differences",
+    "dropout_inversion",
     "gradinversion",
     "idlg",
     "inverting_gradients",

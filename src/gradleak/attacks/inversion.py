@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from gradleak.attacks.batch_statistics import buffer_distance
 from gradleak.attacks.finite_difference import STEP, finite_difference_energy, one_by_one, problem
 from gradleak.attacks.head import find_head
 from gradleak.attacks.labels import bias_sign, row_minimum, row_sum_sign
@@ -47,6 +48,8 @@ class Inversion:
             the rule that recovers them first: `"row_sum_sign"` and `"bias_sign"` (single examples only),
             `"row_minimum"` (distinct labels only). Given labels are used in any case.
         priors: terms added to the objective.
+        buffer_weight: weight of the distance to sent buffers, see `batch_statistics.buffer_distance`; nothing happens
+            where none were sent.
         group_weight: weight of the restarts' distance to their mean, see `priors.group_consistency`.
         start: from a shape and a generator to the first variable; always drawn in float64, so that float32 and
             float64 runs begin at the same point.
@@ -76,6 +79,7 @@ class Inversion:
     optimizer: Callable[[int], Optimizer]
     labels: LabelPart
     priors: tuple[Weighted, ...] = ()
+    buffer_weight: float = 0.0
     group_weight: float = 0.0
     start: Start = standard_normal
     pyramid: tuple[tuple[int, int], ...] = ()
@@ -163,10 +167,14 @@ class Inversion:
                 terms=priors if terms else None,
                 step=self.step,
             )
+        buffers = buffer_distance(observation) if self.buffer_weight else None
 
         def energy(candidate: Tensor) -> Tensor:
             variable, targets = layout.unpack(candidate)
-            value = self.objective(step(variable, targets), observed)
+            sent = step(variable, targets)
+            value = self.objective(sent, observed)
+            if buffers is not None:
+                value = value + self.buffer_weight * buffers(sent)
             for weight, term in terms:
                 value = value + weight * term(variable, targets)
             return value

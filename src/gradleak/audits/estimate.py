@@ -25,6 +25,8 @@ TYPICAL_SECONDS = {
     "staged": 5.0,
     "finite_differences": 6.0,
     "relu_inversion": 15.0,
+    "batch_norm_inversion": 15.0,
+    "dropout_inversion": 10.0,
     "dlg": 15.0,
     "idlg": 15.0,
     "cpl": 15.0,

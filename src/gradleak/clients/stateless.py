@@ -111,7 +111,7 @@ class StatelessCopy:
                 channels = entering.transpose(0, 1).flatten(1).to(mean.dtype)
                 counter = None if counter is None else counter + 1
                 # Without a momentum the layer keeps the plain mean over all batches.
-                share = momentum if momentum is not None else 1 / (1 if counter is None else counter)
+                share = momentum if momentum is not None else 1 / (1 if counter is None else counter.to(mean.dtype))
                 mean = (1 - share) * mean + share * channels.mean(dim=1)
                 variance = (1 - share) * variance + share * channels.var(dim=1, correction=1)
             updated[f"{prefix}running_mean"], updated[f"{prefix}running_var"] = mean, variance

@@ -130,10 +130,10 @@ def forward_matrix(layer: Affine) -> Tensor:
     return images.flatten(0, 1).flatten(1)
 
 
-def transposed(layer: Affine, cotangent: Tensor) -> Tensor:
-    """`A^T k`, the derivative with respect to the layer's input, `[I, H, W]`."""
+def transposed(layer: Affine, cotangent: Tensor, weight: Tensor | None = None) -> Tensor:
+    """`A^T k`, the derivative with respect to the layer's input, `[I, H, W]`; another weight may stand in."""
     folded = functional.fold(
-        layer.weight.flatten(1).T @ cotangent.flatten(1),
+        (layer.weight if weight is None else weight).flatten(1).T @ cotangent.flatten(1),
         layer.input_shape[1:],
         layer.weight.shape[2:],
         layer.dilation,

@@ -1,5 +1,6 @@
 """Gradient inversion for residual networks: peel what is exactly determined, search the image below it."""
 
+import math
 import time
 from dataclasses import dataclass, field, replace
 
@@ -10,9 +11,17 @@ from gradleak.attacks.closed_form.answers import answer
 from gradleak.attacks.inversion import recovered_targets
 from gradleak.attacks.protocol import Progress, not_applicable
 from gradleak.attacks.relu.descent import color_variation
+from gradleak.attacks.residual.contrast import (
+    Coordinates,
+    as_it_is,
+    first_statistics,
+    stretched,
+    unit_contrast,
+)
 from gradleak.attacks.residual.network import Network, read_network
 from gradleak.attacks.residual.peel import Front, peel
 from gradleak.attacks.residual.search import Residual, residual_of
+from gradleak.attacks.residual.training_peel import peel_in_training
 from gradleak.clients import Gradient
 from gradleak.optim import (
     Budget,
@@ -30,6 +39,8 @@ from gradleak.seeds import stage_generator
 from gradleak.tasks import ImageSpace
 from gradleak.threat import Observation
 
+# Of the wall time, after which no further layer under BatchNorm in training mode is begun.
+_PEELING_SHARE = 0.7
 # Keeps L-BFGS' curvature above the rounding of float32.
 _SCALE = 1e3
 
@@ -82,25 +93,39 @@ class ResidualPeeling:
             return not_applicable(self.name, observation, f"the label is unknown: {targets}")
         update = {name: tensor.double() for name, tensor in observation.update.in_gradient_direction().items()}
         rounding = observation.update.rounding
-        front = peel(network, update, rounding)
+        if network.batch:
+            ends = math.inf if self.max_seconds is None else began + _PEELING_SHARE * self.max_seconds
+            front = peel_in_training(network, update, rounding, ends=ends)
+        else:
+            front = peel(network, update, rounding)
         if isinstance(front, str):
             return not_applicable(self.name, observation, front)
-        convolution = network.blocks[front.block].convolutions[front.place]
         like = torch.zeros((), dtype=observation.task.dtype, device=observation.task.device)
-        residual = residual_of(network, front, convolution.weight_gradient(update), like)
-        course = self._search(observation, residual, seed, began, progress)
+        shape = (1, *observation.task.space.shape)
+        residual, image, contrast = residual_of(network, front, update, like), as_it_is, ""
+        if network.batch:
+            residual, image, contrast = _with_contrast(observation, network, residual, shape)
+        course = self._search(observation, residual, image, seed, began, progress)
         best = int(course.values.argmin())
         left = None if self.max_evaluations is None else self.max_evaluations - 1 - course.evaluations * self.restarts
         finish = self._finish(residual, course.points[best], began, left)
         used = course.evaluations * self.restarts + finish.evaluations + finish.products
-        image = finish.point.view(1, *observation.task.space.shape)
-        message = _message(network, front)
-        result = answer(self.name, observation, image, targets, began=began, evaluations=used, message=message)
+        found = image(finish.point).view(shape)
+        if image is not as_it_is:
+            found = stretched(observation, network, found)
+        message = _message(network, front) + contrast
+        result = answer(self.name, observation, found, targets, began=began, evaluations=used, message=message)
         counts = tuple(range(1, course.evaluations + 1))
         return replace(result, history=History(counts, course.times, tuple(course.trace[:, best].tolist()), ()))
 
     def _search(
-        self, observation: Observation, residual: Residual, seed: int, began: float, progress: Progress | None
+        self,
+        observation: Observation,
+        residual: Residual,
+        image: Coordinates,
+        seed: int,
+        began: float,
+        progress: Progress | None,
     ) -> Minimum:
         """L-BFGS under a falling total variation, from mid-range images with a little noise."""
         task, schedule = observation.task, self.schedule
@@ -123,7 +148,7 @@ class ResidualPeeling:
             if self.max_seconds is not None:
                 seconds = max(0.0, first + schedule.share * (self.max_seconds - first) * place / stages - now)
             part = minimize(
-                value_and_gradient(_energy(residual, weight, shape)),
+                value_and_gradient(_energy(residual, image, weight, shape)),
                 points,
                 optimizer=WolfeLBFGS(history=schedule.history),
                 budget=Budget(evaluations, seconds),
@@ -161,14 +186,27 @@ def _network(observation: Observation) -> Network | str:
     if isinstance(network, str):
         return f"it is not a residual network: {network}"
     normalized = any(not bool((one.gain == 1).all()) for block in network.blocks for one in block.convolutions)
-    if client is not None and client.mode == "train" and normalized:
-        return "BatchNorm in training mode is not affine"
-    return network
+    if client is None or client.mode != "train" or not normalized:
+        return network
+    trained = network.in_training()
+    return f"it is not covered in training mode: {trained}" if isinstance(trained, str) else trained
 
 
-def _energy(residual: Residual, weight: float, shape: tuple[int, ...]) -> Energy:
+def _with_contrast(
+    observation: Observation, network: Network, known: Residual, shape: tuple[int, ...]
+) -> tuple[Residual, Coordinates, str]:
+    """The residual with the image's own statistics, if they were sent, else at a fixed contrast; and a clause."""
+    sent = first_statistics(observation, network)
+    if isinstance(sent, str):
+        image = unit_contrast(network, shape)
+        return lambda at: known(image(at)), image, f"; contrast such that pixels reach their bounds ({sent})"
+    off, described = sent
+    return lambda at: torch.cat([known(at), off(at)]), as_it_is, f"; {described}"
+
+
+def _energy(residual: Residual, image: Coordinates, weight: float, shape: tuple[int, ...]) -> Energy:
     """Squared residuals and total variation."""
-    return lambda at: _SCALE * (residual(at).square().sum() + weight * color_variation(at.view(shape)))
+    return lambda at: _SCALE * (residual(at).square().sum() + weight * color_variation(image(at).view(shape)))
 
 
 def _message(network: Network, front: Front) -> str:
@@ -187,7 +225,9 @@ def residual_peeling(
     average pool by the algebra of shifts (see `residual.masks`), then, layer by layer, inputs from weight gradients
     that are linear in them, each with its masks checked against the bias gradient of the layer below. What remains is
     a shallow network whose output, and the cotangent at it, are known: its image is found by L-BFGS under a falling
-    total variation and Gauss-Newton steps, without any second backward pass. BatchNorm must be in evaluation mode.
+    total variation and Gauss-Newton steps, without any second backward pass. With BatchNorm in training mode each
+    input is found by Gauss-Newton (see `residual.coupled`), whether statistics are sent or not; only the image's
+    contrast needs them (see `residual.contrast`).
 
     Args:
         restarts: of the search, whose objective is the residual; the lowest is returned.

@@ -1,7 +1,7 @@
 """The recorded operations of one run, walked from the outputs back."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -13,10 +13,41 @@ from gradleak.attacks.closed_form.recording import Call
 Shortcut = Callable[[Tensor], Tensor]
 """An affine map of `[N, C, H, W]`, differentiable."""
 
+Folded = tuple[Affine, Tensor, "Norm | None"]
+"""A convolution with BatchNorm folded in, what that multiplies with, and BatchNorm itself."""
+
 _UNCHANGED = frozenset({"detach", "clone", "alias", "contiguous", "_to_copy", "lift_fresh"})
 _RESHAPED = frozenset({"view", "_unsafe_view", "reshape", "flatten", "squeeze"})
 _NORMALIZED = frozenset({"native_batch_norm", "_native_batch_norm_legit_no_training"})
 _LINEAR = frozenset({"slice", "constant_pad_nd", "convolution", "avg_pool2d"}) | _NORMALIZED
+
+
+@dataclass(frozen=True, eq=False)
+class Norm:
+    """BatchNorm behind a convolution, for training mode, in which it does not fold into it.
+
+    Attributes:
+        weight: of the convolution alone, `[O, I, height, width]`, float64.
+        factor: `[O]`, float64; ones without.
+        summand: `[O]`, float64; zeros without.
+        factor_name: in an update; None if it is not trained.
+        summand_name: likewise.
+        deviation: of its running variance, `[O]`.
+        epsilon: added to variances.
+    """
+
+    weight: Tensor
+    factor: Tensor
+    summand: Tensor
+    factor_name: str | None
+    summand_name: str | None
+    deviation: Tensor
+    epsilon: float
+
+    def to(self, like: Tensor) -> "Norm":
+        """The same in another precision, on another device."""
+        tensors = {name: getattr(self, name).to(like) for name in ("weight", "factor", "summand", "deviation")}
+        return replace(self, **tensors)
 
 
 class NotResidual(Exception):  # noqa: N818  # an answer about a model, not an error
@@ -96,7 +127,7 @@ class Graph:
             raise NotResidual("the mean before the classifier runs over channels")
         return names[0], names[1], node
 
-    def block_below(self, node: int) -> tuple[list[tuple[Affine, Tensor]], Shortcut | None, int]:
+    def block_below(self, node: int) -> tuple[list[Folded], Shortcut | None, int]:
         """The block that ends in a ReLU: its convolutions with their gains, its shortcut, and the node it receives."""
         if self.operation(node) != "relu":
             raise NotResidual(f"a block ends in {self.operation(node)} and not in ReLU")
@@ -130,9 +161,9 @@ class Graph:
             path.append(node)
         return path
 
-    def _convolutions(self, path: list[int]) -> list[tuple[Affine, Tensor]]:
+    def _convolutions(self, path: list[int]) -> list[Folded]:
         """Convolutions with BatchNorm folded in and ReLU between them, from the input up."""
-        found: list[tuple[Affine, Tensor]] = []
+        found: list[Folded] = []
         norm: Call | None = None
         expects_relu = False
         for node in path:
@@ -151,7 +182,7 @@ class Graph:
             raise NotResidual("a block that does not begin with a convolution")
         return found[::-1]
 
-    def _folded(self, call: Call, norm: Call | None) -> tuple[Affine, Tensor]:
+    def _folded(self, call: Call, norm: Call | None) -> Folded:
         """One convolution and the BatchNorm behind it as a single convolution, and what that multiplies with."""
         data, weight, bias, stride, padding, dilation, transposed, _, groups = call.arguments
         name = self.names.get(id(weight), "")
@@ -164,17 +195,30 @@ class Graph:
         )
         offset = bias.double() if isinstance(bias, Tensor) else torch.zeros(len(weight)).double()
         bias_name, gain = self.names.get(id(bias)), torch.ones(len(weight)).double()
+        unfolded = None
         if norm is not None:
             factor, summand, mean, variance = norm.arguments[1:5]
             epsilon = norm.arguments[-1]
             assert isinstance(mean, Tensor)
             assert isinstance(variance, Tensor)
             assert isinstance(epsilon, float)
-            gain = (variance.double() + epsilon).rsqrt() * (factor.double() if isinstance(factor, Tensor) else 1)
+            ones = torch.ones_like(variance)
+            factor = factor if isinstance(factor, Tensor) else ones
+            gain = (variance.double() + epsilon).rsqrt() * factor.double()
             if not bool(gain.all()):
                 raise NotResidual(f"BatchNorm multiplies channels of {name} with zero")
             offset = (offset - mean.double()) * gain + (summand.double() if isinstance(summand, Tensor) else 0)
             bias_name = self.names.get(id(summand))
+            factor_name = self.names.get(id(factor))
+            unfolded = Norm(
+                weight.double(),
+                factor.double(),
+                summand.double() if isinstance(summand, Tensor) else 0 * ones.double(),
+                factor_name if factor_name in self.trained else None,
+                bias_name if bias_name in self.trained else None,
+                (variance.double() + epsilon).sqrt(),
+                epsilon,
+            )
         result = cast("Tensor", call.result)
         layer = Affine(
             name,
@@ -187,7 +231,7 @@ class Graph:
             tuple(data.shape[1:]),
             tuple(result.shape[1:]),
         )
-        return layer, gain
+        return layer, gain, unfolded
 
     def _shortcut(self, path: list[int]) -> Shortcut:
         """The operations of a branch without ReLU, run again on other data."""

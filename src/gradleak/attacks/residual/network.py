@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from torch.func import functional_call
+from torch.nn import functional
 
 from gradleak.attacks.closed_form.layers import Affine
 from gradleak.attacks.closed_form.recording import Recorder
-from gradleak.attacks.residual.graph import Graph, NotResidual, Shortcut
+from gradleak.attacks.residual.graph import Graph, Norm, NotResidual, Shortcut
 from gradleak.tasks import ImageSpace, ModelState, Task
 
 
@@ -26,10 +27,30 @@ class Convolution:
     Attributes:
         layer: the whole as one convolution; its `bias_name` is that of the trained summand, be it BatchNorm's.
         gain: what BatchNorm multiplies each output channel with, `[O]`; ones without.
+        norm: BatchNorm itself; None without.
+        batch: whether BatchNorm normalizes with the statistics of what it receives, as in training mode.
     """
 
     layer: Affine
     gain: Tensor
+    norm: Norm | None = None
+    batch: bool = False
+
+    def __call__(self, maps: Tensor) -> Tensor:
+        """What comes out behind BatchNorm, for maps `[N, C, H, W]`."""
+        if not self.batch or self.norm is None:
+            return self.layer(maps)
+        summand, factor = (values.to(maps).view(-1, 1, 1) for values in (self.norm.summand, self.norm.factor))
+        made = self.convolved(maps)
+        mean, variance = made.mean(dim=(0, 2, 3)), made.var(dim=(0, 2, 3), correction=0)
+        deviation = (variance + self.norm.epsilon).sqrt()
+        return (made - mean.view(-1, 1, 1)) / deviation.view(-1, 1, 1) * factor + summand
+
+    def convolved(self, maps: Tensor) -> Tensor:
+        """What BatchNorm receives, but for the convolution's own bias, for maps `[N, C, H, W]`."""
+        assert self.norm is not None
+        layer = self.layer
+        return functional.conv2d(maps, self.norm.weight.to(maps), None, layer.stride, layer.padding, layer.dilation)
 
     def weight_gradient(self, update: dict[str, Tensor]) -> Tensor:
         """The derivative with respect to the whole's weight `[O, I, height, width]`."""
@@ -55,13 +76,13 @@ class Block:
     def inner(self, entering: Tensor, until: int) -> Tensor:
         """What the convolution at place `until` receives, for block inputs `[N, C, H, W]`."""
         for convolution in self.convolutions[:until]:
-            entering = torch.relu(convolution.layer(entering))
+            entering = torch.relu(convolution(entering))
         return entering
 
     def __call__(self, entering: Tensor) -> Tensor:
         """Block outputs."""
         last = len(self.convolutions) - 1
-        outputs = self.convolutions[last].layer(self.inner(entering, last))
+        outputs = self.convolutions[last](self.inner(entering, last))
         return torch.relu(outputs if self.shortcut is None else outputs + self.shortcut(entering))
 
 
@@ -87,10 +108,35 @@ class Network:
 
     def entering(self, variable: Tensor, block: int) -> Tensor:
         """What a block receives for variables `[N, C, H, W]`, in their precision."""
-        maps = (variable - self.mean.to(variable)) / self.std.to(variable)
+        maps = self.normalized(variable)
         for one in self.blocks[:block]:
             maps = one(maps)
         return maps
+
+    def normalized(self, variable: Tensor) -> Tensor:
+        """What the model receives."""
+        return (variable - self.mean.to(variable)) / self.std.to(variable)
+
+    def scaled(self, variable: Tensor, factor: Tensor | float) -> Tensor:
+        """The variable whose normalized values are `factor` times as large."""
+        return self.mean.to(variable) + self.std.to(variable) * self.normalized(variable) * factor
+
+    def in_training(self) -> "Network | str":
+        """The same with BatchNorm in training mode, or one clause why that is not covered."""
+        convolutions = [one for block in self.blocks for one in block.convolutions]
+        bare = [one.layer.name for one in convolutions if one.norm is None]
+        if bare:
+            return f"{bare[0]} has no BatchNorm behind it, as all need in training mode"
+        blocks = [
+            replace(block, convolutions=tuple(replace(one, batch=True) for one in block.convolutions))
+            for block in self.blocks
+        ]
+        return replace(self, blocks=tuple(blocks))
+
+    @property
+    def batch(self) -> bool:
+        """Whether BatchNorm normalizes with the batch's statistics."""
+        return self.blocks[0].convolutions[0].batch
 
     def to(self, like: Tensor) -> "Network":
         """The same network in another precision, on another device."""
@@ -99,7 +145,9 @@ class Network:
                 block,
                 convolutions=tuple(
                     replace(
-                        one, layer=replace(one.layer, weight=one.layer.weight.to(like), bias=one.layer.bias.to(like))
+                        one,
+                        layer=replace(one.layer, weight=one.layer.weight.to(like), bias=one.layer.bias.to(like)),
+                        norm=None if one.norm is None else one.norm.to(like),
                     )
                     for one in block.convolutions
                 ),

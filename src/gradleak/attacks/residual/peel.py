@@ -109,7 +109,7 @@ def _step(
         below = block.convolutions[front.place - 1]
     else:
         below = network.blocks[front.block - 1].convolutions[-1]
-        cotangent = cotangent + _through_shortcut(block, layer.input_shape, over_block)
+        cotangent = cotangent + through_shortcut(block, layer.input_shape, over_block)
     masks = settled(found.values, found.error, cotangent, below.bias_gradient(update), rounding)
     if isinstance(masks, str):
         return f"input of {layer.name}: {masks}"
@@ -129,7 +129,7 @@ def _step(
     )
 
 
-def _through_shortcut(block: Block, shape: tuple[int, ...], cotangent: Tensor) -> Tensor:
+def through_shortcut(block: Block, shape: tuple[int, ...], cotangent: Tensor) -> Tensor:
     """The shortcut's part of the derivative with respect to the block's input."""
     if block.shortcut is None:
         return torch.zeros(shape, dtype=torch.float64)
