@@ -11,6 +11,7 @@ from gradleak.attacks.closed_form import (
     softmax_separation,
     spear,
 )
+from gradleak.attacks.local import local_training, order_invariant, sme
 from gradleak.attacks.protocol import Attack, Progress
 from gradleak.attacks.recipes import cpl, dlg, gradinversion, idlg, inverting_gradients, r_gap, sapag
 from gradleak.attacks.relu import relu_inversion
@@ -23,6 +24,9 @@ ATTACKS = (
     staged,
     residual_peeling,
     relu_inversion,
+    local_training,
+    sme,
+    order_invariant,
     dlg,
     idlg,
     cpl,
@@ -47,11 +51,14 @@ __all__ = [
     "inverting_gradients",
     "layer_recursion",
     "linear_layer",
+    "local_training",
+    "order_invariant",
     "position_gradient",
     "r_gap",
     "relu_inversion",
     "residual_peeling",
     "sapag",
+    "sme",
     "softmax_separation",
     "spear",
     "staged",

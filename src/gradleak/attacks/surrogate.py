@@ -1,11 +1,11 @@
 """One gradient in place of many local steps: the path of local training is almost a straight line when lr is small.
 
 Then the update divided by minus the learning rate and the number of steps is nearly the gradient of the whole private
-batch somewhere on the line between the weights before and after (Zhu, Yao, Blaschko 2023), best at its middle: there the
-error is of second order in the length of the path.
+batch somewhere on the line between the weights before and after (Zhu, Yao, Blaschko 2023), best at its middle, where
+the error is of second order in the length of the path.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -110,9 +110,15 @@ def surrogate_client(client: Client | None) -> Client:
         return replace(client, clients=tuple(surrogate_client(member) for member in client.clients))
     if not isinstance(client, StepSettings):
         return Gradient(dropout="off")
-    settings = {field.name: getattr(client, field.name) for field in fields(StepSettings)}
-    dropout = "off" if client.dropout == "random" else client.dropout
-    return Gradient(**{**settings, "dropout": dropout, "send_buffers": False})
+    return Gradient(
+        mode=client.mode,
+        dropout="off" if client.dropout == "random" else client.dropout,
+        dropout_seed=client.dropout_seed,
+        autocast=client.autocast,
+        loss_scale=client.loss_scale,
+        micro_batch=client.micro_batch,
+        sent=client.sent,
+    )
 
 
 def middle(observation: Observation) -> float:

@@ -215,9 +215,9 @@ def counts_along_path(
 ) -> Tensor:
     """Counts from local steps, between which the model's responses are interpolated (Dimitrov et al. 2022).
 
-    Step s of S = 0, 1, ... has mean softmax `p_s` and feature sum `O_s` at a share `s / S` between those before and after
-    local training; it gives `n_c = N p_s,c - N g_c / (O_s S)` with g_c the row sum of the summed gradients, and the steps
-    are averaged. Valid for features that are not negative.
+    Step s = 0, 1, ... of S has mean softmax `p_s` and feature sum `O_s` at a share `s / S` between those before and
+    after local training; it gives `n_c = N p_s,c - N g_c / (O_s S)` with g_c the row sum of the summed gradients, and
+    the steps are averaged. Valid for features that are not negative.
 
     Args:
         weight_gradient: of the classifier, summed over the steps, `[C, D]`: minus the delta over the learning rate.

@@ -1,8 +1,8 @@
 """The derivative of many local steps in the memory of one: only the weights after each step are kept.
 
-Going backwards, a step is computed once more from the weights before it, with the graph of this step alone, and hands on
-the derivative by what it started from. With plain SGD that is `lambda <- lambda - lr H lambda`; any other rule of a step
-(momentum, weight decay, Adam, running statistics) follows in the same way, since the rule itself is differentiated.
+Going backwards, a step is computed once more from the weights before it, with the graph of this step alone, and hands
+on the derivative by what it started from. With plain SGD that is `lambda <- lambda - lr H lambda`; momentum, weight
+decay, Adam and running statistics follow in the same way, since the rule of a step itself is differentiated.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradleak.clients.local_training import Batch, LocalTraining, Memory
+from gradleak.clients.local_training import Batch, LocalTraining, Memory, Named
 from gradleak.clients.settings import sent_names
 from gradleak.clients.step import BoundStep, bound_step
 from gradleak.tasks import ModelState, Task
 
 Flat = tuple[Tensor, ...]
 Key = tuple[str, str]
-"""Where a tensor of the state belongs: `("w", name)` parameters, `("b", name)` buffers, `("m/" + kind, name)` memory."""
+"""Where a tensor of the state belongs: `("w", name)` weights, `("b", name)` buffers, `("m/" + kind, name)` memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class _Path:
         return {**_flat("w", after), **_flat("b", result.buffers), **_flat_memory(remembered)}
 
 
-def _flat(kind: str, tensors: Any) -> dict[Key, Tensor]:
+def _flat(kind: str, tensors: Named) -> dict[Key, Tensor]:
     return {(kind, name): value for name, value in tensors.items()}
 
 
@@ -73,12 +73,10 @@ class _Steps(torch.autograd.Function):
         return tuple(state[key].clone() for key in names)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Step by step from the last to the first."""
         path: _Path = ctx.path
-        cotangents: dict[Key, Tensor] = {
-            key: value for key, value in zip(ctx.names, gradients, strict=True) if value is not None
-        }
+        cotangents: dict[Key, Tensor] = dict(zip(ctx.names, gradients, strict=True))
         batches: tuple[Tensor, ...] = ctx.saved_tensors
         found: list[Tensor | None] = [None] * len(batches)
         for number in reversed(range(len(batches) // 2)):
@@ -99,7 +97,8 @@ class _Steps(torch.autograd.Function):
                 allow_unused=True,
             )
             found[2 * number], found[2 * number + 1] = handed[-2], handed[-1]
-            cotangents = {key: value for key, value in zip(starts, handed[:-2], strict=True) if value is not None}
+            by_start: list[tuple[Key, Tensor | None]] = list(zip(starts, handed[:-2], strict=True))
+            cotangents = {key: value for key, value in by_start if value is not None}
         return None, None, *found
 
 

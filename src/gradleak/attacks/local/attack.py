@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ from gradleak.threat import Observation
 _SPREAD = 0.3
 # Separated features leave less of every layer's gradient than this; a search that is stuck leaves ten times as much.
 _SEPARATED = 5e-4
+_AGREEMENT = 0.01
 _FEATURE_EVALUATIONS = 3000
 _IMAGE_EVALUATIONS = 300
 _JOINT_EVALUATIONS = 400
@@ -184,9 +185,11 @@ class LocalTrainingAttack:
                 break
             course.record(ended)
             tries += 1
-            if best is None or float(ended.values[0]) < float(best.values[0]):
+            value, before = float(ended.values[0]), math.inf if best is None else float(best.values[0])
+            if best is None or value < before:
                 best = ended
-            if float(best.values[0]) <= _SEPARATED:
+            # Two starts that end alike found the minimum, which local steps and wrong labels keep above zero.
+            if min(value, before) <= _SEPARATED or abs(value - before) <= _AGREEMENT * value:
                 break
         if best is None:
             return None

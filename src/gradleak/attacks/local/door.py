@@ -114,8 +114,8 @@ def simulation(
     way = choose_way(one, steps, available)
     if way == "none":
         return (
-            f"the derivative of {steps} local steps takes {needed['checkpoints'] / GIGABYTE:.2g} GB even if it keeps the "
-            f"weights of each step alone, and {available / GIGABYTE:.2g} GB may be used, which is enough for "
+            f"the derivative of {steps} local steps takes {needed['checkpoints'] / GIGABYTE:.2g} GB even if it keeps "
+            f"the weights of each step alone, and {available / GIGABYTE:.2g} GB may be used, which is enough for "
             f"{steps_that_fit(one, available)} steps"
         )
     if way == "checkpoints":
@@ -125,7 +125,7 @@ def simulation(
             f"({needed['checkpoints'] / GIGABYTE:.2g} GB) and steps are computed twice"
         )
     client = replace(client, dropout="off" if client.dropout == "random" else client.dropout)
-    run = (client.bind_steps if way == "graph" else lambda t, s: bind_checkpointed(client, t, s))(task, state)
+    run = client.bind_steps(task, state) if way == "graph" else bind_checkpointed(client, task, state)
     return _defended(observation, client, run)
 
 

@@ -94,7 +94,9 @@ def feature_problem(observation: Observation, count: int) -> FeatureProblem | st
     basis = torch.linalg.svd(observation.update.tensors[weight].double(), full_matrices=False)[2][:count]
     basis = basis.to(observation.update.tensors[weight])
     top = copy.deepcopy(model[place:]).eval()
-    narrow = nn.Linear(count, layer.out_features, bias=layer.bias is not None, dtype=task.dtype, device=task.device)
+    narrow = nn.Linear(
+        count, layer.out_features, bias=f"{name}.bias" in state.parameters, dtype=task.dtype, device=task.device
+    )
     setattr(top, children[place][0], narrow)
     kept = [full for full in state.parameters if full in names]
 
