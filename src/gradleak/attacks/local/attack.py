@@ -9,16 +9,10 @@ from torch import Tensor
 
 from gradleak.attacks.local.door import known_targets, simulation
 from gradleak.attacks.local.features import FeatureProblem, feature_problem
-from gradleak.attacks.local.matching import (
-    Images,
-    grey_start,
-    is_scaleless,
-    joint_energy,
-    matching_energy,
-    search,
-)
+from gradleak.attacks.local.matching import Images, grey_start, is_scaleless, joint_energy, search
+from gradleak.attacks.local.separating import Separated, separated
 from gradleak.attacks.mismatch import REPRODUCED, mismatch
-from gradleak.attacks.objectives import WeightedSquaredDistance, cosine_distance, layer_cosine_distance
+from gradleak.attacks.objectives import cosine_distance
 from gradleak.attacks.priors import mean_absolute_differences
 from gradleak.attacks.protocol import Progress, not_applicable
 from gradleak.attacks.purse import Purse
@@ -34,10 +28,9 @@ _SPREAD = 0.3
 # Separated features leave less of every layer's gradient than this; a search that is stuck leaves ten times as much.
 _SEPARATED = 5e-4
 _AGREEMENT = 0.01
-_FEATURE_EVALUATIONS = 3000
 _IMAGE_EVALUATIONS = 300
 _JOINT_EVALUATIONS = 400
-_SIMULATED_EVALUATIONS = 150
+_SIMULATED_EVALUATIONS = 40
 # Examples that one evaluation may simulate: local steps times their batch size.
 _SIMULATED_EXAMPLES = 128
 _VARIATION = 1e-3
@@ -57,12 +50,13 @@ class _Course:
     values: list[float] = field(default_factory=list[float])
     snapshots: list[Snapshot] = field(default_factory=list[Snapshot])
 
-    def record(self, ended: Minimum) -> None:
-        """Append one search."""
+    def record(self, ended: Minimum, used: int | None = None) -> None:
+        """Append one search, after which so many evaluations were used; None for as many as now."""
+        used = self.purse.used if used is None else used
         now = time.perf_counter() - self.began - ended.seconds
-        first = self.purse.used - ended.evaluations
-        self.evaluations += range(first + 1, self.purse.used + 1)
-        self.seconds += [now + seconds for seconds in ended.times]
+        self.evaluations += range(used - ended.evaluations + 1, used + 1)
+        last = self.seconds[-1] if self.seconds else 0.0
+        self.seconds += [max(last, now + seconds) for seconds in ended.times]
         self.values += ended.trace[:, 0].tolist()
 
     def picture(self, observation: Observation, variable: Tensor) -> None:
@@ -108,7 +102,8 @@ class LocalTrainingAttack:
         course = _Course(began, Purse(self.max_evaluations, ends), trace)
         straight = surrogate_gradient(observation)
         images = Images.of(observation, targets)
-        start, joint = self._start(straight, images, targets, seed, course, progress)
+        given = observation.targets is not None
+        start, targets, joint = self._start(straight, images, targets, given, seed, course, progress)
         ended = search(
             joint_energy(straight, images, targets, _VARIATION),
             start,
@@ -133,71 +128,72 @@ class LocalTrainingAttack:
         straight: Observation,
         images: Images,
         targets: Tensor,
+        given: bool,
         seed: int,
         course: _Course,
         progress: Progress | None,
-    ) -> tuple[Tensor, bool]:
-        """Where the images' search starts, and whether it starts from nothing."""
+    ) -> tuple[Tensor, Tensor, bool]:
+        """Where the images' search starts, with which targets, and whether it starts from nothing."""
         generator = stage_generator(seed, "attack/start/0")
         grey = grey_start(images, generator)
         if not self.separation:
-            return grey, True
+            return grey, targets, True
         problem = feature_problem(straight, len(targets))
         if isinstance(problem, str):
             course.trace.append(f"features are not separated: {problem}")
-            return grey, True
-        coordinates = self._separated(problem, targets, seed, course, progress)
-        if coordinates is None:
-            return grey, True
+            return grey, targets, True
+        found = self._separated(problem, targets, given, seed, course, progress)
+        if found is None:
+            return grey, targets, True
+        coordinates, targets = found
         energy = _feature_energy(straight, problem, coordinates, images)
         ended = search(energy, grey, _IMAGE_EVALUATIONS, course.purse, progress)
         if ended is None:
-            return grey, True
+            return grey, targets, True
         course.record(ended)
+        course.picture(straight, images.variable(ended.points[0]))
         course.trace.append(
             f"images from features: {ended.evaluations} evaluations of the layers below {problem.layer}, objective "
             f"{float(ended.values[0]):.1e}"
         )
-        return ended.points[0], False
+        return ended.points[0], targets, False
 
     def _separated(
-        self, problem: FeatureProblem, targets: Tensor, seed: int, course: _Course, progress: Progress | None
-    ) -> Tensor | None:
-        """Coordinates of every example's features, from the best of a few starts; None without a budget."""
-        observation = problem.observation
-        objective = layer_cosine_distance if is_scaleless(observation) else WeightedSquaredDistance()
-        distance = matching_energy(observation, objective, targets)
-        count = len(targets)
-        best: Minimum | None = None
+        self,
+        problem: FeatureProblem,
+        targets: Tensor,
+        given: bool,
+        seed: int,
+        course: _Course,
+        progress: Progress | None,
+    ) -> tuple[Tensor, Tensor] | None:
+        """Features' coordinates and targets of every example, from the best of a few starts; None without a budget."""
+        best: Separated | None = None
         tries = 0
         for restart in range(self.restarts):
             generator = stage_generator(seed, f"attack/features/{restart}")
-            latent = _SPREAD * torch.randn((count * count,), generator=generator, dtype=torch.float64)
-            ended = search(
-                lambda point: distance(problem.coordinates(point.view(count, count))),
-                latent.to(problem.mean),
-                _FEATURE_EVALUATIONS,
-                course.purse,
-                progress,
-                target=1e-9,
-            )
-            if ended is None:
+            latent = _SPREAD * torch.randn((len(targets),) * 2, generator=generator, dtype=torch.float64)
+            found = separated(problem, latent.to(problem.mean), targets, not given, course.purse, progress)
+            if found is None:
                 break
-            course.record(ended)
+            for ended, used in found.searches:
+                course.record(ended, used)
             tries += 1
-            value, before = float(ended.values[0]), math.inf if best is None else float(best.values[0])
+            value, before = found.value, math.inf if best is None else best.value
             if best is None or value < before:
-                best = ended
-            # Two starts that end alike found the minimum, which local steps and wrong labels keep above zero.
+                best = found
+            # Two starts that end alike found the minimum, which local steps keep above zero.
             if min(value, before) <= _SEPARATED or abs(value - before) <= _AGREEMENT * value:
                 break
         if best is None:
             return None
+        changed = int((best.targets.argmax(dim=1) != targets.argmax(dim=1)).sum())
+        labels = "" if given else f", {changed} labels changed from the first counts"
         course.trace.append(
-            f"features at {problem.layer}: {count} examples are separated to a relative squared error of "
-            f"{float(best.values[0]):.1e} in {tries} starts, whose evaluations leave out the layers below"
+            f"features at {problem.layer}: {len(targets)} examples are separated to a relative squared error of "
+            f"{best.value:.1e} in {tries} starts, whose evaluations leave out the layers below{labels}"
         )
-        return problem.coordinates(best.points[0].view(count, count)).detach()
+        return problem.coordinates(best.latent).detach(), best.targets
 
     def _simulated(
         self,
@@ -318,7 +314,8 @@ def local_training(
 
     First one gradient in the middle of the path stands for all steps. Where the network has a linear hidden layer with
     more units than there are examples, the features that enter it are separated, one problem of N^2 unknowns without
-    the layers below, and each image is searched for its features; then all images together, by cosine distance, in
+    the layers below, and each image is searched for its features; labels that are not given are searched along with the
+    features, from the recovered counts. Then all images together, by cosine distance, in
     weighted frequencies, with a little total variation. At last the true local steps are simulated through, in any
     order of the examples, if an evaluation then costs at most `simulated_examples` examples and memory allows: as one
     graph, or with the weights of each step alone. For clients of local SGD, aggregates of them, and deltas of unknown

@@ -27,16 +27,15 @@ def is_scaleless(observation: Observation) -> bool:
     return observation.client is None and observation.update.kind == "delta"
 
 
-def matching_energy(observation: Observation, objective: Objective, targets: Tensor) -> Callable[[Tensor], Tensor]:
+def matching_energy(observation: Observation, objective: Objective) -> Callable[[Tensor, Tensor], Tensor]:
     """The distance of a variable's update to the observed one, with the sign of a gradient where it has no scale.
 
     Args:
         observation: of one gradient, of local steps that are simulated, or without a scale.
         objective: must not look at the size where there is no scale.
-        targets: `[N, C]`.
 
     Returns:
-        A function of the variable `[N, ...]`.
+        A function of the variable `[N, ...]` and target probabilities `[N, C]`.
     """
     if is_scaleless(observation):
         step = Gradient(dropout="off").bind(observation.task, observation.state)
@@ -44,7 +43,7 @@ def matching_energy(observation: Observation, objective: Objective, targets: Ten
         observed = {name: tensor.to(observation.task.dtype) for name, tensor in direction.items()}
     else:
         step, observed = simulator(observation), dict(observed_tensors(observation))
-    return lambda variable: objective(step(variable, targets), observed)
+    return lambda variable, targets: objective(step(variable, targets), observed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,12 +103,12 @@ def search(
 
 def joint_energy(observation: Observation, images: Images, targets: Tensor, variation: float) -> Energy:
     """Cosine distance and total variation of a point."""
-    distance = matching_energy(observation, cosine_distance, targets)
+    distance = matching_energy(observation, cosine_distance)
     smooth = len(images.layout.variable_shape) == 4
 
     def energy(point: Tensor) -> Tensor:
         variable = images.variable(point)
-        value = distance(variable)
+        value = distance(variable, targets)
         return value + variation * mean_absolute_differences(variable) if smooth else value
 
     return energy
