@@ -77,7 +77,7 @@ class SurrogateModelExtension:
                 evaluations=None if self.max_evaluations is None else max(1, self.max_evaluations // self.restarts),
                 seconds=None if self.max_seconds is None else self.max_seconds - (time.perf_counter() - began),
             ),
-            box=self._box(observation, shape),
+            box=self.box(observation, shape),
             moments=self.snapshots,
             progress=progress,
         )
@@ -155,7 +155,7 @@ class SurrogateModelExtension:
         ]
         return torch.stack(rows).to(observation.task.device, observation.task.dtype)
 
-    def _box(self, observation: Observation, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    def box(self, observation: Observation, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Alpha's bounds, and those of the images if they are kept."""
         bounds = observation.task.space.bounds
         ends: list[Tensor] = []
