@@ -10,8 +10,8 @@ in place of ReLU. It is trained on `--train` with SGD; images of `--data` are at
 
 Each trial draws other images and another order of every epoch. An image counts as recovered above 19 dB (Dimitrov et
 al. 2022, CIFAR-100). Beside the attacks stand a grey card and the mean training image, under the same pairing. Costs
-are seconds of one evaluation, measured in this process: of one surrogate gradient of all images, and of the simulation
-of all local steps.
+are seconds of one evaluation, measured in this process at grey images: of one gradient of all images in the middle of
+the path, of the same with the point of the path searched (SME), and of the simulation of all local steps.
 """
 
 import argparse
@@ -29,7 +29,7 @@ import gradleak as gl
 from gradleak.attacks.objectives import cosine_distance
 from gradleak.attacks.protocol import Attack
 from gradleak.attacks.surrogate import surrogate_gradient
-from gradleak.optim import value_and_gradient
+from gradleak.optim import Energy, value_and_gradient
 from gradleak.scoring.baselines import dataset_mean, grey
 from gradleak.scoring.scores import Scores, score_inputs
 from gradleak.scoring.statistics import bootstrap_median, wilson_interval
@@ -80,6 +80,7 @@ class Cost:
     epochs: int
     trial: int
     surrogate: float
+    sme: float
     simulation: float
     steps: int
 
@@ -139,17 +140,13 @@ def parts(arguments: argparse.Namespace) -> tuple[Dataset, tuple[Tensor, Tensor]
     return data, (data.inputs[first], data.targets[first]), (data.inputs[rest], data.targets[rest])
 
 
-def seconds_of(simulate: gl.clients.Simulate, observed: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> float:
+def seconds_of(energy: Energy, point: Tensor) -> float:
     """Of one evaluation: the fastest of a few."""
-
-    def energy(point: Tensor) -> Tensor:
-        return cosine_distance(simulate(point.view(inputs.shape), targets), observed)
-
-    evaluate, point = value_and_gradient(energy), inputs.flatten()[None]
+    evaluate = value_and_gradient(energy)
     best = float("inf")
     for _ in range(3):
         began = time.perf_counter()
-        evaluate(point)
+        evaluate(point[None])
         best = min(best, time.perf_counter() - began)
     return best
 
@@ -160,11 +157,20 @@ def cost(observation: gl.Observation, count: int, epochs: int, trial: int) -> Co
     assert isinstance(client, gl.clients.LocalSGD)
     inputs = torch.full((count, *task.space.shape), 0.5)
     targets = task.target_probabilities(torch.arange(count) % task.num_classes)
-    observed = dict(observation.update.tensors)
-    surrogate, simulation = (
-        seconds_of(simulator(one), observed, inputs, targets) for one in (surrogate_gradient(observation), observation)
+
+    def energy_of(simulate: gl.clients.Simulate) -> Energy:
+        observed = dict(observation.update.tensors)
+        return lambda point: cosine_distance(simulate(point.view(inputs.shape), targets), observed)
+
+    point, alpha = inputs.flatten(), torch.tensor([500.0])
+    return Cost(
+        epochs,
+        trial,
+        seconds_of(energy_of(simulator(surrogate_gradient(observation))), point),
+        seconds_of(gl.attacks.sme().energy(observation, targets, tuple(inputs.shape)), torch.cat([point, alpha])),
+        seconds_of(energy_of(simulator(observation)), point),
+        client.steps(count),
     )
-    return Cost(epochs, trial, surrogate, simulation, client.steps(count))
 
 
 def decibels(scores: Scores) -> list[float]:
@@ -207,6 +213,23 @@ def summary(rows: list[Row]) -> str:
         f"{rows[0].epochs:>6}  {rows[0].attack:<34}{recovered:>5} of {len(psnr):<4}{recovered / len(psnr):>6.0%} "
         f"({low:.0%} to {high:.0%}){median.median:>8.1f} ({median.low:.1f} to {median.high:.1f})"
         f"{min(psnr):>7.1f}{max(psnr):>7.1f}{labels:>8.0%}{seconds:>9.1f}"
+    )
+
+
+def cost_line(costs: list[Cost]) -> str:
+    """Seconds and ratios in the middle of all trials."""
+
+    def middle(values: list[float]) -> float:
+        return sorted(values)[len(values) // 2]
+
+    surrogate, sme, simulation = (
+        middle([getattr(one, name) for one in costs]) for name in ("surrogate", "sme", "simulation")
+    )
+    ratios = [middle([one.simulation / getattr(one, name) for one in costs]) for name in ("surrogate", "sme")]
+    return (
+        f"        one evaluation: {surrogate:.3f} s for a gradient in the middle, {sme:.3f} s with alpha searched (SME), "
+        f"{simulation:.3f} s through {costs[0].steps} local steps: "
+        f"{ratios[0]:.1f} and {ratios[1]:.1f} times as long"
     )
 
 
@@ -276,12 +299,7 @@ def main() -> None:
                 arguments.json.write_text(json.dumps(report, indent=1) + "\n")
         for name in dict.fromkeys(row.attack for row in rows):
             print(summary([row for row in rows if row.attack == name and row.epochs == epochs]), flush=True)
-        these = sorted((c.simulation / c.surrogate, c) for c in costs if c.epochs == epochs)
-        ratio, one = these[len(these) // 2]
-        print(
-            f"        one evaluation: {one.surrogate:.3f} s for a surrogate gradient, {one.simulation:.3f} s through "
-            f"{one.steps} local steps, {ratio:.1f} times as long"
-        )
+        print(cost_line([one for one in costs if one.epochs == epochs]))
 
 
 if __name__ == "__main__":
