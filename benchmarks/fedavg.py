@@ -227,8 +227,8 @@ def cost_line(costs: list[Cost]) -> str:
     )
     ratios = [middle([one.simulation / getattr(one, name) for one in costs]) for name in ("surrogate", "sme")]
     return (
-        f"        one evaluation: {surrogate:.3f} s for a gradient in the middle, {sme:.3f} s with alpha searched (SME), "
-        f"{simulation:.3f} s through {costs[0].steps} local steps: "
+        f"        one evaluation: {surrogate:.3f} s for a gradient in the middle, {sme:.3f} s with alpha searched "
+        f"(SME), {simulation:.3f} s through {costs[0].steps} local steps: "
         f"{ratios[0]:.1f} and {ratios[1]:.1f} times as long"
     )
 
