@@ -43,6 +43,23 @@ def test_separation_benchmark(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_fedavg_benchmark(tmp_path: Path) -> None:
+    file, weights = tmp_path / "rows.json", tmp_path / "weights.safetensors"
+    small = ("--width", 4, "--hidden", 32, "--train-epochs", 1, "--images", 3, "--trials", 1, "--seed", 1000)
+    attacks = ("--attacks", "local_training", "sme", "--seconds", 0.5)
+    out = run("benchmarks/fedavg.py", *small, *attacks, "--epochs", 1, 2, "--save-weights", weights, "--json", file)
+    assert "withheld: labels" in out
+    assert "local steps" in out
+    report = json.loads(file.read_text())
+    names = ["grey", "mean image", "local_training", "sme"]
+    assert [(row["epochs"], row["attack"]) for row in report["rows"]] == [(e, name) for e in (1, 2) for name in names]
+    assert all(len(row["psnr"]) == 3 for row in report["rows"])
+    assert [cost["steps"] for cost in report["costs"]] == [2, 4]
+    again = run("benchmarks/fedavg.py", *small, "--weights", weights, "--attacks", "sme", "--seconds", 0.2)
+    assert again.splitlines()[0] == out.splitlines()[0]  # the same accuracy
+
+
+@pytest.mark.slow
 def test_resnet20_benchmark(tmp_path: Path) -> None:
     file = tmp_path / "rows.json"
     out = run("benchmarks/resnet20.py", "--images", 2, "--pool", 3, "--seconds", 1, "--json", file)

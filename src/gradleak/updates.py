@@ -56,6 +56,30 @@ class Update:
         return not any(bool(tensor.any()) for tensor in self.tensors.values())
 
 
+def difference_rounding(deltas: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> float:
+    """Relative rounding error of differences of weights, which is that of the weights in units of the difference.
+
+    Args:
+        deltas: differences of weights, by name.
+        weights: one side of each difference.
+
+    Returns:
+        The largest over all tensors that are not zero; 0 if there is none.
+    """
+
+    def size(tensor: Tensor) -> float:
+        return float(tensor.double().square().mean().sqrt())
+
+    return max(
+        (
+            torch.finfo(tensor.dtype).eps * size(weights[name]) / size(tensor)
+            for name, tensor in deltas.items()
+            if bool(tensor.any())
+        ),
+        default=0.0,
+    )
+
+
 def parted(sent: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What a client sent, parted into the update's tensors and the buffers.
 

@@ -13,6 +13,7 @@ from gradleak.attacks.closed_form import (
     spear,
 )
 from gradleak.attacks.dropout import dropout_inversion
+from gradleak.attacks.local import local_training, order_invariant, sme
 from gradleak.attacks.protocol import Attack, Progress
 from gradleak.attacks.recipes import (
     cpl,
@@ -37,6 +38,9 @@ ATTACKS = (
     relu_inversion,
     batch_norm_inversion,
     dropout_inversion,
+    local_training,
+    sme,
+    order_invariant,
     dlg,
     idlg,
     cpl,
@@ -66,11 +70,14 @@ __all__ = [
     "inverting_gradients",
     "layer_recursion",
     "linear_layer",
+    "local_training",
+    "order_invariant",
     "position_gradient",
     "r_gap",
     "relu_inversion",
     "residual_peeling",
     "sapag",
+    "sme",
     "softmax_separation",
     "spear",
     "staged",

@@ -8,9 +8,12 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from gradleak.attacks.closed_form import CLOSED_FORMS
+from gradleak.attacks.batch_norm import batch_norm_inversion
+from gradleak.attacks.closed_form import CLOSED_FORMS, linear_layer
 from gradleak.attacks.disturbance import is_plain
+from gradleak.attacks.dropout import dropout_inversion
 from gradleak.attacks.labels.batch_size import NoBatchSize, recover_batch_size
+from gradleak.attacks.local import local_training
 from gradleak.attacks.mismatch import mismatch
 from gradleak.attacks.one_gradient import as_gradient
 from gradleak.attacks.precision import in_precision
@@ -20,11 +23,19 @@ from gradleak.attacks.relu import relu_inversion
 from gradleak.attacks.residual import residual_peeling
 from gradleak.attacks.second_derivative import NO_SECOND_DERIVATIVE, explained, lacks_derivative
 from gradleak.attacks.smooth import staged
+from gradleak.clients.settings import stateful_layers
 from gradleak.reconstructions import Reconstruction
 from gradleak.threat import Observation
 
 # Reproduced this well, a single example leaves nothing that another attack could add beyond rounding.
 _DONE = 1e-9
+
+# Parts of the lines of a trace.
+_NO = "does not apply"
+_LOCAL = "local_training:"
+_MASKED = "dropout_inversion"
+# Of what is left, for a search after which another one follows.
+_SHARE = 0.6
 
 # Modules whose derivative jumps; a search that relies on curvature stalls at the jumps.
 _KINKED = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ReLU6, nn.Hardtanh, nn.MaxPool1d, nn.MaxPool2d, nn.AdaptiveMaxPool2d)
@@ -92,9 +103,10 @@ class Auto:
                 found = not_applicable(getattr(attack, "name", "search"), observation, explained(error))
             used += found.evaluations
             if found.status == "not_applicable":
-                trace.append(f"{found.attack}: does not apply, {found.message}")
+                trace.append(f"{found.attack}: {_NO}, {found.message}")
                 continue
-            error = _mismatch(observation, found)
+            # Masks that were searched are part of the answer, and no other measure knows them.
+            error = found.objective if found.attack == _MASKED else _mismatch(observation, found)
             trace.append(f"{found.attack}: {found.message} ({found.seconds:.2g} s)")
             if best is None or error < best_mismatch:
                 best, best_mismatch = found, error
@@ -109,7 +121,7 @@ class Auto:
         if best is None:
             why = "no attack applies: " + "; ".join(trace)
             return replace(not_applicable(self.name, observation, why), trace=tuple(trace), seconds=seconds)
-        if sent is not observation:
+        if sent is not observation and best.attack != _MASKED:
             best_mismatch = _mismatch(sent, best)
         return replace(
             best,
@@ -135,8 +147,12 @@ class Auto:
     def _plan(self, observation: Observation, trace: list[str]) -> Iterator[tuple[Factory, bool]]:
         """What to try in which order, and whether each is a closed form."""
         if self.closed_forms:
-            for closed_form in CLOSED_FORMS:
+            # Of local training, only ratios of the same sums over all steps are left to algebra.
+            for closed_form in CLOSED_FORMS if observation.update.kind == "gradient" else (linear_layer,):
                 yield closed_form, True
+        yield from self._by_client(observation, trace)
+        if any(line.startswith(_LOCAL) and _NO not in line for line in trace):
+            return
         kinked = sorted({type(m).__name__ for m in observation.task.model.modules() if isinstance(m, _KINKED)})
         images = len(observation.task.space.variable_shape) == 3
         if kinked and images:
@@ -151,6 +167,31 @@ class Auto:
         if any(NO_SECOND_DERIVATIVE in line for line in trace):
             trace.append("search with first derivatives")
             yield self._with_restarts(finite_differences, 1), False
+
+    def _by_client(self, observation: Observation, trace: list[str]) -> Iterator[tuple[Factory, bool]]:
+        """Searches made for a client; those for every update follow, except where local steps were searched through."""
+        client, stateful = observation.client, bool(stateful_layers(observation.task.model))
+        if observation.update.kind == "delta":
+            trace.append("search for local training")
+            yield self._with_restarts(local_training, self.restarts), False
+        if getattr(client, "dropout", None) == "random":
+            trace.append("search for images and dropout masks")
+            yield self._with_restarts(dropout_inversion, 1), False
+        if stateful and getattr(client, "mode", "eval") == "train" and observation.batch_size != 1:
+            trace.append("search with batch statistics")
+            yield self._batch_statistics(bool(observation.update.buffers)), False
+
+    @staticmethod
+    def _batch_statistics(sent: bool) -> Factory:
+        """Batch statistics inferred from what was sent, or the running ones in their place."""
+
+        def make(*, max_evaluations: int | None, max_seconds: float | None) -> Attack:
+            policy = "inferred" if sent else "running"
+            seconds = None if max_seconds is None else _SHARE * max_seconds
+            evaluations = None if max_evaluations is None else max(1, int(_SHARE * max_evaluations))
+            return batch_norm_inversion(policy=policy, max_evaluations=evaluations, max_seconds=seconds)
+
+        return make
 
     @staticmethod
     def _with_restarts(factory: Callable[..., Attack], restarts: int) -> Factory:

@@ -6,7 +6,6 @@ Everything that is known about gradients holds for them too, once sign, scale an
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from gradleak.attacks.closed_form.single import single_example
 from gradleak.attacks.head import find_head
@@ -15,7 +14,7 @@ from gradleak.clients import DPSGD, Aggregate, Client, Gradient, LocalSGD
 from gradleak.clients.settings import StepSettings
 from gradleak.tasks import ModelState, Task
 from gradleak.threat import Observation
-from gradleak.updates import Update
+from gradleak.updates import Update, difference_rounding
 
 # The last layer's residual must be that of a softmax up to a scale, to this many times the update's rounding.
 _SLACK = 1e4
@@ -162,13 +161,13 @@ def _rescaled(update: Update, state: ModelState, scale: float, decay: float) -> 
     """The gradient `update / scale - decay * weights`, and how coarse the subtraction of weights left it."""
     if scale == 1 and decay == 0:
         return replace(update, kind="gradient")
-    tensors: dict[str, Tensor] = {}
+    tensors = {
+        name: tensor / scale - decay * state.parameters[name] if decay else tensor / scale
+        for name, tensor in update.tensors.items()
+    }
     coarseness = update.coarseness
-    for name, tensor in update.tensors.items():
-        weight = state.parameters[name]
-        tensors[name] = tensor / scale - decay * weight if decay else tensor / scale
-        size = float(tensors[name].double().square().mean().sqrt()) * abs(scale)
-        if update.kind == "delta" and size > 0:
-            rounding = torch.finfo(tensor.dtype).eps * float(weight.double().square().mean().sqrt())
-            coarseness = max(coarseness, rounding / size)
+    if update.kind == "delta":
+        # Weight decay is known exactly, and leaves less than was sent.
+        moved = {name: tensor * scale for name, tensor in tensors.items()}
+        coarseness = max(coarseness, difference_rounding(moved, state.parameters))
     return Update(tensors, "gradient", update.buffers, coarseness)

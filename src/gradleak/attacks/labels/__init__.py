@@ -9,6 +9,7 @@ from gradleak.attacks.labels.inputs import head_residuals, targets_of
 from gradleak.attacks.labels.loss_form import LossForm, find_loss_form
 from gradleak.attacks.labels.rules import (
     bias_corrected,
+    counts_along_path,
     counts_by_subtraction,
     counts_from_mean_softmax,
     ilrg,
@@ -28,6 +29,7 @@ __all__ = [
     "NoCounts",
     "bias_corrected",
     "bias_sign",
+    "counts_along_path",
     "counts_by_subtraction",
     "counts_from_mean_softmax",
     "find_loss_form",

@@ -1,6 +1,6 @@
 """How often each class occurs in a private batch: one front door to the rules."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -17,6 +17,7 @@ from gradleak.attacks.labels.rules import round_counts
 from gradleak.attacks.labels.scale import gradient_scale
 from gradleak.attacks.labels.search import climb
 from gradleak.attacks.labels.trained import blended_counts, is_trained
+from gradleak.attacks.surrogate import Scale, middle, path_scale, surrogate_gradient
 from gradleak.clients import Gradient
 from gradleak.threat import Observation
 
@@ -85,7 +86,9 @@ def recover_counts(
     """Recover how often each class occurs in the private batch; labels may repeat, also beyond the number of classes.
 
     Needs a linear last layer under a softmax cross-entropy; smoothing, class weights and a summed loss are read off the
-    loss itself.
+    loss itself. Local steps of SGD are treated as one gradient at the middle of their path, see
+    `surrogate.surrogate_gradient`, which needs the learning rate and the number of steps: without them a delta has no
+    scale and its counts are refused. Which example was in which step the counts do not say.
 
     Args:
         observation: what the attacker holds; given labels are counted.
@@ -110,7 +113,9 @@ def recover_counts(
     form = find_loss_form(task)
     if isinstance(form, str):
         return NoCounts(form)
-    is_exact = undisturbed(observation)
+    sent = observation
+    observation, bent = _straightened(sent, batch_size)
+    is_exact = undisturbed(sent) and not bent
     if batch_size == 1:
         label = _single(observation, head)
         if label is not None:
@@ -123,7 +128,19 @@ def recover_counts(
     if not form.averaged:
         scale = scale / batch_size
     found = responses(observation, head, dummy_variables(task.space, dummies, seed), batch_size)
-    return _from_dummies(observation, _head_gradient(observation, head, scale, found), form, batch_size, found)
+    view = _head_gradient(observation, head, scale, found)
+    return _from_dummies(observation, view, form, batch_size, found, is_exact)
+
+
+def _straightened(observation: Observation, batch_size: int) -> tuple[Observation, bool]:
+    """One gradient in place of local steps of SGD, and whether there are several, so that it is not exact."""
+    if observation.update.kind != "delta":
+        return observation, False
+    known = replace(observation, batch_size=batch_size)
+    if not isinstance(path_scale(known), Scale):
+        return observation, True
+    # One step is taken at the weights before, and its gradient is exact but for rounding.
+    return surrogate_gradient(known), middle(known) > 0
 
 
 def _single(observation: Observation, head: Head) -> int | None:
@@ -149,10 +166,14 @@ def _head_gradient(observation: Observation, head: Head, scale: float, found: Re
 
 
 def _from_dummies(
-    observation: Observation, view: HeadGradient, form: LossForm, batch_size: int, found: Responses
+    observation: Observation,
+    view: HeadGradient,
+    form: LossForm,
+    batch_size: int,
+    found: Responses,
+    is_exact: bool,
 ) -> LabelCounts:
     """Mean softmax of dummies first, then the evidence of the whole gradient; never below what is proved."""
-    is_exact = undisturbed(observation)
     at_least = torch.zeros(len(view.bias), dtype=torch.long)
     if is_exact and isinstance(observation.client, Gradient):
         at_least = fewest_of_each(

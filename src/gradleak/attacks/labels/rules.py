@@ -204,3 +204,34 @@ def ilrg(weight_gradient: Tensor, bias_gradient: Tensor, weight: Tensor, bias: T
     system = torch.cat([probabilities.T - torch.eye(len(db), dtype=torch.float64), torch.ones(1, len(db)).double()])
     wanted = batch_size * torch.cat([db, torch.ones(1, dtype=torch.float64)])
     return round_counts(torch.linalg.pinv(system) @ wanted, batch_size)
+
+
+def counts_along_path(
+    weight_gradient: Tensor,
+    mean_softmax: tuple[Tensor, Tensor],
+    mean_features: tuple[float, float],
+    steps: int,
+    batch_size: int,
+) -> Tensor:
+    """Counts from local steps, between which the model's responses are interpolated (Dimitrov et al. 2022).
+
+    Step s = 0, 1, ... of S has mean softmax `p_s` and feature sum `O_s` at a share `s / S` between those before and
+    after local training; it gives `n_c = N p_s,c - N g_c / (O_s S)` with g_c the row sum of the summed gradients, and
+    the steps are averaged. Valid for features that are not negative.
+
+    Args:
+        weight_gradient: of the classifier, summed over the steps, `[C, D]`: minus the delta over the learning rate.
+        mean_softmax: `[C]` before and after, of dummy inputs.
+        mean_features: mean over dummies of the sum of their features, before and after.
+        steps: S.
+        batch_size: number of private examples N.
+
+    Returns:
+        Counts `[C]`.
+    """
+    sums = weight_gradient.double().sum(dim=1)
+    shares = torch.arange(steps, dtype=torch.float64) / steps
+    probabilities = (1 - shares)[:, None] * mean_softmax[0].double() + shares[:, None] * mean_softmax[1].double()
+    features = (1 - shares) * mean_features[0] + shares * mean_features[1]
+    estimates = batch_size * (probabilities - sums / (features[:, None] * steps))
+    return round_counts(estimates.mean(dim=0), batch_size)
