@@ -2,14 +2,15 @@
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from gradleak.attacks.local.course import Course
 from gradleak.attacks.local.door import known_targets, simulation
 from gradleak.attacks.local.features import FeatureProblem, feature_problem
-from gradleak.attacks.local.matching import Images, grey_start, is_scaleless, joint_energy, search
+from gradleak.attacks.local.matching import Images, feature_energy, grey_start, is_scaleless, joint_energy, search
 from gradleak.attacks.local.separating import Separated, separated
 from gradleak.attacks.mismatch import REPRODUCED, mismatch
 from gradleak.attacks.objectives import cosine_distance
@@ -18,8 +19,7 @@ from gradleak.attacks.protocol import Progress, not_applicable
 from gradleak.attacks.purse import Purse
 from gradleak.attacks.surrogate import path_scale, surrogate_gradient
 from gradleak.clients.local_training import LocalTraining
-from gradleak.optim import Energy, Minimum
-from gradleak.reconstructions import History, Reconstruction, Snapshot
+from gradleak.reconstructions import History, Reconstruction
 from gradleak.seeds import stage_generator
 from gradleak.threat import Observation
 
@@ -34,34 +34,7 @@ _SIMULATED_EVALUATIONS = 40
 # Examples that one evaluation may simulate: local steps times their batch size.
 _SIMULATED_EXAMPLES = 128
 _VARIATION = 1e-3
-_FEATURE_VARIATION = 1e-3
 _SIMULATED_VARIATION = 3e-4
-
-
-@dataclass
-class _Course:
-    """What was done so far: evaluations, trace, and the values along the way."""
-
-    began: float
-    purse: Purse
-    trace: list[str]
-    evaluations: list[int] = field(default_factory=list[int])
-    seconds: list[float] = field(default_factory=list[float])
-    values: list[float] = field(default_factory=list[float])
-    snapshots: list[Snapshot] = field(default_factory=list[Snapshot])
-
-    def record(self, ended: Minimum, used: int | None = None) -> None:
-        """Append one search, after which so many evaluations were used; None for as many as now."""
-        used = self.purse.used if used is None else used
-        now = time.perf_counter() - self.began - ended.seconds
-        self.evaluations += range(used - ended.evaluations + 1, used + 1)
-        last = self.seconds[-1] if self.seconds else 0.0
-        self.seconds += [max(last, now + seconds) for seconds in ended.times]
-        self.values += ended.trace[:, 0].tolist()
-
-    def picture(self, observation: Observation, variable: Tensor) -> None:
-        """Keep a candidate."""
-        self.snapshots.append(Snapshot(self.purse.used, observation.task.space.decode(variable)))
 
 
 @dataclass(frozen=True)
@@ -99,7 +72,7 @@ class LocalTrainingAttack:
         if isinstance(targets, str):
             return not_applicable(self.name, observation, targets)
         ends = math.inf if self.max_seconds is None else began + self.max_seconds
-        course = _Course(began, Purse(self.max_evaluations, ends), trace)
+        course = Course(began, Purse(self.max_evaluations, ends), trace)
         straight = surrogate_gradient(observation)
         images = Images.of(observation, targets)
         given = observation.targets is not None
@@ -130,7 +103,7 @@ class LocalTrainingAttack:
         targets: Tensor,
         given: bool,
         seed: int,
-        course: _Course,
+        course: Course,
         progress: Progress | None,
     ) -> tuple[Tensor, Tensor, bool]:
         """Where the images' search starts, with which targets, and whether it starts from nothing."""
@@ -146,7 +119,7 @@ class LocalTrainingAttack:
         if found is None:
             return grey, targets, True
         coordinates, targets = found
-        energy = _feature_energy(straight, problem, coordinates, images)
+        energy = feature_energy(straight, problem, coordinates, images)
         ended = search(energy, grey, _IMAGE_EVALUATIONS, course.purse, progress)
         if ended is None:
             return grey, targets, True
@@ -164,7 +137,7 @@ class LocalTrainingAttack:
         targets: Tensor,
         given: bool,
         seed: int,
-        course: _Course,
+        course: Course,
         progress: Progress | None,
     ) -> tuple[Tensor, Tensor] | None:
         """Features' coordinates and targets of every example, from the best of a few starts; None without a budget."""
@@ -201,7 +174,7 @@ class LocalTrainingAttack:
         images: Images,
         targets: Tensor,
         point: Tensor,
-        course: _Course,
+        course: Course,
         progress: Progress | None,
     ) -> Tensor:
         """The point after a search through the true local steps, where they are known and cheap enough."""
@@ -243,7 +216,7 @@ class LocalTrainingAttack:
         return ended.points[0]
 
     def _reconstruction(
-        self, observation: Observation, variable: Tensor, targets: Tensor, course: _Course
+        self, observation: Observation, variable: Tensor, targets: Tensor, course: Course
     ) -> Reconstruction:
         """The end, measured by the client's own simulation where it is known."""
         course.picture(observation, variable)
@@ -280,23 +253,6 @@ def _door(observation: Observation) -> str | None:
         return "the batch size is withheld, and the number of examples is not searched"
     scale = path_scale(observation)
     return scale if isinstance(scale, str) else None
-
-
-def _feature_energy(observation: Observation, problem: FeatureProblem, coordinates: Tensor, images: Images) -> Energy:
-    """Squared distance of the images' features to the separated ones, relative to their spread, and total variation."""
-    wanted = problem.features(coordinates)
-    center = problem.features(problem.mean)
-    # Each image counts by its own spread, as nothing in this stage weighs one against another.
-    spread = (wanted - center).square().sum(dim=1)
-    space, smooth = observation.task.space, len(images.layout.variable_shape) == 4
-
-    def energy(point: Tensor) -> Tensor:
-        variable = images.variable(point)
-        seen = space.forward(problem.trunk, {}, variable)
-        value = ((seen - wanted).square().sum(dim=1) / spread).mean()
-        return value + _FEATURE_VARIATION * mean_absolute_differences(variable) if smooth else value
-
-    return energy
 
 
 def local_training(

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gradleak.attacks.inversion import observed_tensors
 from gradleak.attacks.layout import Layout
+from gradleak.attacks.local.features import FeatureProblem
 from gradleak.attacks.objectives import Objective, cosine_distance
 from gradleak.attacks.priors import mean_absolute_differences
 from gradleak.attacks.protocol import Progress
@@ -20,6 +21,7 @@ from gradleak.threat import Observation, simulator
 
 _SPECTRUM = 0.7
 _MOMENTS = 8
+_FEATURE_VARIATION = 1e-3
 
 
 def is_scaleless(observation: Observation) -> bool:
@@ -119,3 +121,20 @@ def grey_start(images: Images, generator: torch.Generator) -> Tensor:
     shape = images.layout.variable_shape
     variable = 0.5 + 0.1 * torch.randn(shape, generator=generator, dtype=torch.float64)
     return images.point(variable.to(images.layout.device, images.layout.dtype))
+
+
+def feature_energy(observation: Observation, problem: FeatureProblem, coordinates: Tensor, images: Images) -> Energy:
+    """Squared distance of the images' features to the separated ones, relative to their spread, and total variation."""
+    wanted = problem.features(coordinates)
+    center = problem.features(problem.mean)
+    # Each image counts by its own spread, as nothing in this stage weighs one against another.
+    spread = (wanted - center).square().sum(dim=1)
+    space, smooth = observation.task.space, len(images.layout.variable_shape) == 4
+
+    def energy(point: Tensor) -> Tensor:
+        variable = images.variable(point)
+        seen = space.forward(problem.trunk, {}, variable)
+        value = ((seen - wanted).square().sum(dim=1) / spread).mean()
+        return value + _FEATURE_VARIATION * mean_absolute_differences(variable) if smooth else value
+
+    return energy
