@@ -9,7 +9,7 @@ from torch import nn
 import gradleak as gl
 from gradleak.zoo.data import load
 from gradleak.zoo.models import lenet, mlp
-from tests.problems import images, labels, small_lenet
+from tests.problems import images, labels, normed_net, small_lenet
 
 
 def captured(model: nn.Module, count: int = 1, seed: int = 0) -> tuple[gl.Observation, gl.Truth]:
@@ -108,3 +108,35 @@ def test_nothing_applies_says_why() -> None:
     result = gl.attacks.auto(max_seconds=5)(unknown)
     assert result.status == "not_applicable"
     assert "weight delta" in result.message
+
+
+def test_local_steps_are_searched_by_their_surrogate_and_then_themselves_where_that_is_cheap() -> None:
+    task, inputs, targets = small_lenet(initialization="uniform"), images(2), labels(2)
+
+    def trace(epochs: int) -> tuple[str, ...]:
+        client = gl.clients.LocalSGD(lr=0.01, epochs=epochs, batch_size=1)
+        observation, _ = gl.capture(task, inputs, targets, client=client)
+        return gl.attacks.auto(max_evaluations=60, restarts=1)(observation, seed=0).trace
+
+    cheap, costly = trace(2), trace(100)
+    assert any(line.startswith("local_training: ") for line in cheap)
+    assert any(line.startswith("staged: ") for line in cheap) or "stopped: the budget is spent" in cheap
+    assert any(line.startswith("local_training: ") for line in costly)
+    assert any("too costly" in line for line in costly)
+
+
+def test_random_dropout_is_searched_with_its_masks() -> None:
+    task = gl.Task(normed_net(nn.Identity, 0.3), gl.ImageSpace((3, 16, 16)), num_classes=10)
+    client = gl.clients.Gradient(dropout="random")
+    observation, _ = gl.capture(task, images(1), labels(1), client=client)
+    found = gl.attacks.auto(max_seconds=4)(observation, seed=0)
+    assert any("dropout masks" in line for line in found.trace)
+
+
+def test_batch_statistics_are_used_in_training_mode() -> None:
+    task = gl.Task(normed_net(nn.BatchNorm2d), gl.ImageSpace((3, 16, 16)), num_classes=10)
+    for sent in (False, True):
+        client = gl.clients.Gradient(mode="train", send_buffers=sent)
+        observation, _ = gl.capture(task, images(3), labels(3), client=client)
+        found = gl.attacks.auto(max_evaluations=40)(observation, seed=0)
+        assert any(line.startswith("batch_norm_inversion: ") for line in found.trace)

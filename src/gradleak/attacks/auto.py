@@ -13,7 +13,7 @@ from gradleak.attacks.closed_form import CLOSED_FORMS, linear_layer
 from gradleak.attacks.disturbance import is_plain
 from gradleak.attacks.dropout import dropout_inversion
 from gradleak.attacks.labels.batch_size import NoBatchSize, recover_batch_size
-from gradleak.attacks.local import local_training
+from gradleak.attacks.local import SIMULATED_EXAMPLES, local_training
 from gradleak.attacks.mismatch import mismatch
 from gradleak.attacks.one_gradient import as_gradient
 from gradleak.attacks.precision import in_precision
@@ -23,6 +23,7 @@ from gradleak.attacks.relu import relu_inversion
 from gradleak.attacks.residual import residual_peeling
 from gradleak.attacks.second_derivative import NO_SECOND_DERIVATIVE, explained, lacks_derivative
 from gradleak.attacks.smooth import staged
+from gradleak.clients import Aggregate, LocalTraining
 from gradleak.clients.settings import stateful_layers
 from gradleak.reconstructions import Reconstruction
 from gradleak.threat import Observation
@@ -152,7 +153,10 @@ class Auto:
                 yield closed_form, True
         yield from self._by_client(observation, trace)
         if any(line.startswith(_LOCAL) and _NO not in line for line in trace):
-            return
+            examples = _simulated_examples(observation)
+            if examples is None or examples > SIMULATED_EXAMPLES:
+                trace.append("stopped: a search through the local steps themselves is not possible or too costly")
+                return
         kinked = sorted({type(m).__name__ for m in observation.task.model.modules() if isinstance(m, _KINKED)})
         images = len(observation.task.space.variable_shape) == 3
         if kinked and images:
@@ -201,6 +205,17 @@ class Auto:
             return factory(restarts=restarts, max_evaluations=max_evaluations, max_seconds=max_seconds)
 
         return make
+
+
+def _simulated_examples(observation: Observation) -> int | None:
+    """How many examples pass in one simulation of all local steps; None where they are not known."""
+    client, count = observation.client, observation.batch_size
+    if count is None or not isinstance(client, LocalTraining | Aggregate):
+        return None
+    if isinstance(client, LocalTraining):
+        return client.epochs * count
+    parts = zip(client.members, client.parts(count), strict=True)
+    return sum(getattr(member, "epochs", 1) * len(part) for member, part in parts)
 
 
 def _mismatch(observation: Observation, found: Reconstruction) -> float:

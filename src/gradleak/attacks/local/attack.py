@@ -32,7 +32,7 @@ _IMAGE_EVALUATIONS = 300
 _JOINT_EVALUATIONS = 400
 _SIMULATED_EVALUATIONS = 40
 # Examples that one evaluation may simulate: local steps times their batch size.
-_SIMULATED_EXAMPLES = 128
+SIMULATED_EXAMPLES = 128
 _VARIATION = 1e-3
 _SIMULATED_VARIATION = 3e-4
 
@@ -55,7 +55,7 @@ class LocalTrainingAttack:
 
     restarts: int = 4
     separation: bool = True
-    simulated_examples: int = _SIMULATED_EXAMPLES
+    simulated_examples: int = SIMULATED_EXAMPLES
     simulated_evaluations: int = _SIMULATED_EVALUATIONS
     joint_evaluations: int = _JOINT_EVALUATIONS
     max_evaluations: int | None = None
@@ -259,7 +259,7 @@ def local_training(
     *,
     restarts: int = 4,
     separation: bool = True,
-    simulated_examples: int = _SIMULATED_EXAMPLES,
+    simulated_examples: int = SIMULATED_EXAMPLES,
     simulated_evaluations: int = _SIMULATED_EVALUATIONS,
     joint_evaluations: int = _JOINT_EVALUATIONS,
     max_evaluations: int | None = None,
