@@ -6,7 +6,7 @@ from torch import nn
 
 import gradleak as gl
 from gradleak.attacks import dropout_inversion, staged
-from gradleak.attacks.dropout import MaskLayout
+from gradleak.attacks.dropout_masks import MaskLayout
 from gradleak.seeds import stage_generator
 from gradleak.zoo.models import lenet
 from gradleak.zoo.models.building import named_layers

@@ -11,7 +11,8 @@ from torch.nn.functional import cross_entropy
 import gradleak as gl
 from gradleak.attacks.residual import residual_peeling
 from gradleak.attacks.residual.contrast import stretched, unit_contrast
-from gradleak.attacks.residual.coupled import Coupled, KnownShortcut, crude_start, solve
+from gradleak.attacks.residual.coupled import Coupled, KnownShortcut
+from gradleak.attacks.residual.coupled_solver import crude_start, solve
 from gradleak.attacks.residual.network import Network, read_network
 from gradleak.attacks.residual.pooled import pooled_top
 from gradleak.attacks.residual.search import residual_of

@@ -12,7 +12,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from gradleak.attacks.residual.coupled import Coupled, KnownShortcut, Solved, crude_start, solve
+from gradleak.attacks.residual.coupled import Coupled, KnownShortcut
+from gradleak.attacks.residual.coupled_solver import Solved, crude_start, solve
 from gradleak.attacks.residual.masks import settled
 from gradleak.attacks.residual.network import Network
 from gradleak.attacks.residual.peel import Front, through_shortcut
