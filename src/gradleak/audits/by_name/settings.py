@@ -117,7 +117,9 @@ def checked(
             else:
                 faults.append(Fault((key,), unknown_key(key, names)))
         else:
-            faults += _convert(key, value, known[key].adapter, converted)
+            # Clients and defenses tell themselves what is out of range, all of it at once.
+            range_fault = [] if hasattr(target, "problems") else _range_fault(key, value)
+            faults += range_fault or _convert(key, value, known[key].adapter, converted)
     near = " ".join(fault.text for fault in faults)
     for name in names:
         if known[name].required and name not in settings and f"did you mean {name!r}" not in near:
@@ -125,12 +127,17 @@ def checked(
     return converted, faults
 
 
-def _convert(key: str, value: object, adapter: TypeAdapter[Any] | None, converted: dict[str, Any]) -> list[Fault]:
-    """Put one converted value in place, or tell what is wrong with it."""
+def _range_fault(key: str, value: object) -> list[Fault]:
+    """What is wrong with a number whose name says what makes sense, if anything."""
     number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 1.0
     if (key in AT_LEAST_ONE and number < 1) or (key in POSITIVE and number <= 0):
         wanted = "at least 1" if key in AT_LEAST_ONE else "more than 0"
         return [Fault((key,), f"expected {wanted}, got {shown(value)}; correct it")]
+    return []
+
+
+def _convert(key: str, value: object, adapter: TypeAdapter[Any] | None, converted: dict[str, Any]) -> list[Fault]:
+    """Put one converted value in place, or tell what is wrong with it."""
     try:
         # As JSON, strictly: a list is a tuple's only form there, and text is never a number.
         converted[key] = value if adapter is None else adapter.validate_json(json.dumps(value), strict=True)
