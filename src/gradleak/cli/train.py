@@ -73,6 +73,7 @@ def _print_outcome(outcome: "TrainOutcome", *, as_json: bool) -> None:
         )
     else:
         console.print(_table(checkpoints))
+        console.print(Text(f"In {outcome.folder}"), soft_wrap=True)
     (errors if as_json else console).print(Text(outcome.message), soft_wrap=True)
     if outcome.status == "interrupted":
         command = shlex.join(["gradleak", *sys.argv[1:]])
@@ -85,7 +86,7 @@ def _table(checkpoints: "dict[Path, Checkpoint]") -> Table:
         table.add_column(column, overflow="fold")
     for path, found in checkpoints.items():
         train, test = (f"{100 * quality.accuracy:.1f} %" for quality in (found.train, found.test))
-        table.add_row(Text(str(path)), f"{found.epochs:.3g}", train, test)
+        table.add_row(Text(path.name), f"{found.epochs:.3g}", train, test)
     return table
 
 
