@@ -122,7 +122,8 @@ def write_page(name: str, folder: Path, results: Path, command: Sequence[str]) -
     data = ", ".join(dict.fromkeys(record.data for record in contents.records))
     threat = "; ".join(dict.fromkeys(record.threat for record in contents.records))
     parts = [
-        f"# {declared.comment}",
+        # The rest of the comment says what the shipped spec runs, which options may have changed.
+        f"# {declared.comment.partition('?')[0].rstrip('.')}?",
         f"*{len(contents.records)} trials on random images of {data}; {machine}. Threat model: {threat}.*",
         f"```console\n$ gradleak audit {name} --out DIR {' '.join(f'--set {one!r}' for one in command)}\n```",
         *(f"**{escaped(answer)}**" for one in curves for answer in one.answers),

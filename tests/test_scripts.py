@@ -139,7 +139,7 @@ def test_curves_benchmark(tmp_path: Path) -> None:
     assert "layers: 6 of 6 trials have a result" in out
     page = tmp_path / "pages" / "layers.md"
     text = page.read_text()
-    assert text.startswith("# Which layers leak?")
+    assert text.startswith("# Which layers leak?\n")
     assert "auto: by layers that the attack sees, success at 20 dB is " in text
     assert "| first | " in text
     pictures = list((tmp_path / "pages").glob("*.svg"))
