@@ -255,3 +255,16 @@ def test_figures_and_a_short_page_come_with_the_report(tmp_path: Path) -> None:
     assert "Leakage by attack" in short
     assert "What was reconstructed" not in short
     assert len(short) < len(page) / 2
+
+
+def test_the_ledger_names_an_order_of_batches_only_where_there_is_one(tmp_path: Path) -> None:
+    def shown(name: str, client: dict[str, object]) -> bool:
+        one = record([21.0])
+        threat = {"labels_known": False, "batch_size_known": True, "order_known": False}
+        spec = {**one.spec, "client": client, "threat": threat}
+        return "order of batches" in reported(tmp_path / name, one.model_copy(update={"spec": spec})).lower()
+
+    local: dict[str, object] = {"name": "LocalSGD", "lr": 0.1, "order": None}
+    assert not shown("gradient", {"name": "Gradient", "mode": "eval"})
+    assert shown("local", local)
+    assert shown("aggregate", {"name": "Aggregate", "clients": [local], "count": 2})

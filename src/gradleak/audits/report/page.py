@@ -186,6 +186,10 @@ def _blocks(groups: Sequence[Group], colors: Mapping[str, int]) -> list[Block]:
     return blocks
 
 
+_FACTS = {"order_known": "order of batches"}
+"""Facts whose setting does not say it all."""
+
+
 def _ledger(records: Sequence[TrialRecord]) -> list[tuple[str, list[tuple[str, bool, str]]]]:
     """For each threat model its line and the facts: name, whether given, and what it was in these trials."""
     collected: dict[str, list[TrialRecord]] = {}
@@ -204,11 +208,18 @@ def _facts(records: Sequence[TrialRecord]) -> list[tuple[str, bool, str]]:
             for record in records
         ),
     }
+    ordered = any(_draws_order(record.spec.get("client")) for record in records)
     return [
-        (name.removesuffix("_known").replace("_", " "), known, values.get(name, ""))
+        (_FACTS.get(name, name.removesuffix("_known").replace("_", " ")), known, values.get(name, ""))
         for name, known in switches.items()
-        if isinstance(known, bool)
+        if isinstance(known, bool) and (name != "order_known" or known or ordered)
     ]
+
+
+def _draws_order(client: object) -> bool:
+    """Whether a client, or one within it, goes through its examples in an order of its own."""
+    settings = mapping(client)
+    return "order" in settings or any(map(_draws_order, component_list(settings.get("clients"))))
 
 
 def _distinct(values: Iterable[str]) -> str:
