@@ -11,6 +11,7 @@ from gradleak.attacks.closed_form.single import single_example
 from gradleak.attacks.head import find_head
 from gradleak.attacks.labels.loss_form import find_loss_form
 from gradleak.clients import DPSGD, Aggregate, Client, Gradient, LocalSGD
+from gradleak.clients.gradient import gradient_like
 from gradleak.clients.settings import StepSettings
 from gradleak.tasks import ModelState, Task
 from gradleak.threat import Observation
@@ -112,16 +113,8 @@ def _mean(client: Aggregate, task: Task, count: int | None) -> _Reduced | str:
 
 
 def _plain(client: StepSettings) -> Gradient:
-    """The gradient client with the same step."""
-    return Gradient(
-        mode=client.mode,
-        dropout=client.dropout,
-        dropout_seed=client.dropout_seed,
-        autocast=client.autocast,
-        loss_scale=client.loss_scale,
-        send_buffers=client.send_buffers,
-        sent=client.sent,
-    )
+    """The gradient client with the same step, all examples at once."""
+    return replace(gradient_like(client), micro_batch=None)
 
 
 def _couples(client: StepSettings, task: Task) -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gradleak.clients import Aggregate, Client, Gradient, LocalAdam, LocalSGD
+from gradleak.clients.gradient import gradient_like
 from gradleak.clients.local_training import LocalTraining
 from gradleak.clients.settings import StepSettings
 from gradleak.errors import refuse
@@ -110,15 +111,8 @@ def surrogate_client(client: Client | None) -> Client:
         return replace(client, clients=tuple(surrogate_client(member) for member in client.clients))
     if not isinstance(client, StepSettings):
         return Gradient(dropout="off")
-    return Gradient(
-        mode=client.mode,
-        dropout="off" if client.dropout == "random" else client.dropout,
-        dropout_seed=client.dropout_seed,
-        autocast=client.autocast,
-        loss_scale=client.loss_scale,
-        micro_batch=client.micro_batch,
-        sent=client.sent,
-    )
+    dropout = "off" if client.dropout == "random" else client.dropout
+    return replace(gradient_like(client), dropout=dropout, send_buffers=False)
 
 
 def middle(observation: Observation) -> float:

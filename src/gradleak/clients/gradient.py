@@ -1,7 +1,7 @@
 """The client of FedSGD: one gradient of the loss averaged over the private batch."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -54,3 +54,8 @@ class Gradient(StepSettings):
             return {**result.gradients, **(result.buffers if self.send_buffers else {})}
 
         return step, simulate
+
+
+def gradient_like(client: StepSettings) -> Gradient:
+    """The client that sends one gradient in the way in which the given one makes each of its steps."""
+    return Gradient(**{field.name: getattr(client, field.name) for field in fields(StepSettings)})
