@@ -3,7 +3,7 @@
 Attack code may not import this module; a test holds that.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -12,7 +12,8 @@ from gradleak.clients import ChecksBatch, Client, DrawsOrder, Gradient
 from gradleak.clients.divergence import divergence
 from gradleak.clients.passes import statistics_problems
 from gradleak.clients.settings import sent_state
-from gradleak.defenses import Defense
+from gradleak.defenses import Defense, PrivateStep
+from gradleak.defenses.applying import changed_batch, changed_task, defended, defense_problems
 from gradleak.errors import refuse
 from gradleak.seeds import stage_generator
 from gradleak.tasks import InputSpace, Task
@@ -65,13 +66,14 @@ def capture(
     """
     client = client if client is not None else Gradient()
     threat = threat if threat is not None else ThreatModel()
-    problems = task.space.problems(inputs) + task.target_problems(targets, len(inputs)) + client.problems(task)
+    problems = defense_problems(defenses, task)
+    if not problems:
+        task = changed_task(defenses, task)
+    problems += task.space.problems(inputs) + task.target_problems(targets, len(inputs)) + client.problems(task)
     if not problems and isinstance(client, ChecksBatch):
         problems += client.batch_problems(len(inputs))
     if not problems:
         problems += statistics_problems(client, task, len(inputs))
-    for defense in defenses:
-        problems += defense.problems()
     refuse(problems)
 
     state = task.state()
@@ -81,10 +83,14 @@ def capture(
         acting = client.with_order(len(inputs), stage_generator(seed, "client/order"))
     state = sent_state(client, state)
     step = acting.bind(task, state, stage_generator(seed, "client"))
-    tensors, buffers = parted(step(task.encode(inputs), task.target_probabilities(targets)), state.parameters)
-    refuse(divergence(acting, task, task.encode(inputs), task.target_probabilities(targets), {**tensors, **buffers}))
-    for position, defense in enumerate(defenses):
-        tensors = defense.apply(tensors, client.kind, stage_generator(seed, f"defense/{position}"))
+    variable, probabilities = changed_batch(
+        defenses, task.encode(inputs), task.target_probabilities(targets), task.space, seed
+    )
+    tensors, buffers = parted(step(variable, probabilities), state.parameters)
+    refuse(divergence(acting, task, variable, probabilities, {**tensors, **buffers}))
+    private = PrivateStep(task, state, variable, probabilities)
+    undefended, tensors = tensors, defended(defenses, tensors, client.kind, step=private, seed=seed)
+    refuse(_emptied(undefended, tensors))
     update = Update(
         {name: tensor.detach().clone() for name, tensor in tensors.items()},
         client.kind,
@@ -101,3 +107,12 @@ def capture(
         targets=targets.detach().clone() if threat.labels_known else None,
     )
     return observation, Truth(inputs.detach().clone(), targets.detach().clone(), task.space)
+
+
+def _emptied(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[str]:
+    """Whether defenses left nothing of an update that said something."""
+    if any(bool(tensor.any()) for tensor in after.values()) or not any(
+        bool(tensor.any()) for tensor in before.values()
+    ):
+        return []
+    return ["defenses: expected an update with an entry other than zero, got none left by them; keep more of it"]

@@ -1,11 +1,13 @@
 """What the attacker holds: the threat model, and the observation that it allows."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from gradleak.clients import Client, Gradient, Simulate
 from gradleak.defenses import Defense
+from gradleak.defenses.applying import Response, response
 from gradleak.tasks import ModelState, Task
 from gradleak.updates import Update, parted
 
@@ -80,7 +82,8 @@ def simulator(observation: Observation) -> Simulate:
     """The client's step as this attacker can simulate it: known client, known defenses, no private randomness.
 
     When the client is withheld, a gradient in evaluation mode without dropout stands in for it; unknown defenses
-    are left out.
+    are left out. Known ones are taken into account by what was sent, see `defenses.applying.response`: the simulated
+    update equals the observed one wherever the candidate is consistent with it.
 
     Args:
         observation: what the attacker holds.
@@ -91,15 +94,29 @@ def simulator(observation: Observation) -> Simulate:
     """
     client = observation.client if observation.client is not None else Gradient(dropout="off")
     step = client.bind(observation.task, observation.state)
-    defenses = observation.defenses or ()
+    if not observation.defenses:
+        return step
+    respond = responder(observation)
 
     def simulate(variable: Tensor, target_probabilities: Tensor) -> dict[str, Tensor]:
-        sent = step(variable, target_probabilities)
-        if not defenses:
-            return sent
-        tensors, buffers = parted(sent, observation.state.parameters)
-        for defense in defenses:
-            tensors = defense.apply(tensors, client.kind, None)
-        return {**tensors, **buffers}
+        return respond(step(variable, target_probabilities))
 
     return simulate
+
+
+def responder(observation: Observation) -> Response:
+    """What the undefended update of a candidate is taken to become, by the defenses that this attacker knows.
+
+    Args:
+        observation: what the attacker holds.
+
+    Returns:
+        See `defenses.response`; buffers pass through.
+    """
+    respond = response(observation.defenses or (), observation.update.tensors, observation.update.kind)
+
+    def separately(sent: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        tensors, buffers = parted(sent, observation.state.parameters)
+        return {**respond(tensors), **buffers}
+
+    return separately

@@ -31,7 +31,8 @@ from gradleak.consistency.precision import (
 from gradleak.consistency.residual import residual_causes
 from gradleak.consistency.scales import scale_cause, weights_sent
 from gradleak.consistency.search import Question, Search, search
-from gradleak.defenses import Defense
+from gradleak.defenses import Defense, PrivateStep
+from gradleak.defenses.applying import defended, defense_problems
 from gradleak.errors import refuse
 from gradleak.evidence import Evidence
 from gradleak.tasks import Task
@@ -101,8 +102,7 @@ def check_consistency(
     client = client if client is not None else Gradient(dropout="off")
     defenses = tuple(defenses or ())
     problems = task.space.problems(inputs) + task.target_problems(targets, len(inputs)) + client.problems(task)
-    for defense in defenses:
-        problems += defense.problems()
+    problems += defense_problems(defenses, task)
     if not problems and isinstance(client, ChecksBatch):
         problems += client.batch_problems(len(inputs))
     state = sent_state(client, task.state())
@@ -129,8 +129,8 @@ def _recompute(task: Task, defenses: Sequence[Defense], sign: int, kind: UpdateK
     def recompute(setting: Setting) -> dict[str, Tensor]:
         sent = setting.client.bind(task, setting.state)(setting.variable, setting.probabilities)
         tensors, _ = parted(sent, setting.state.parameters)
-        for defense in defenses:
-            tensors = defense.apply(tensors, kind, None)
+        private = PrivateStep(task, setting.state, setting.variable, setting.probabilities)
+        tensors = defended(defenses, tensors, kind, step=private)
         return {name: sign * tensor.detach() for name, tensor in tensors.items()}
 
     return recompute

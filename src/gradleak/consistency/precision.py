@@ -10,6 +10,7 @@ from gradleak.clients import DPSGD, Aggregate, Client
 from gradleak.consistency.comparison import Tensors, compare, flat, relative
 from gradleak.consistency.hypotheses import Setting
 from gradleak.defenses import Defense
+from gradleak.defenses.applying import defended
 from gradleak.seeds import stage_generator
 from gradleak.tasks import ModelState, Task
 from gradleak.updates import Update, UpdateKind
@@ -83,9 +84,7 @@ def stated_noise(computed: Tensors, update: Update, kind: UpdateKind, defenses: 
     # The defended update stands in for the undefended one: noise does not depend on it, rounding hardly.
     largest = 0.0
     for seed in range(_DRAWS if defenses else 0):
-        drawn: Tensors = computed
-        for position, defense in enumerate(defenses):
-            drawn = defense.apply(drawn, kind, stage_generator(seed, f"defense/{position}"))
+        drawn = defended(defenses, computed, kind, seed=seed)
         difference = flat(drawn, update.tensors) - flat(computed, update.tensors)
         largest = max(largest, relative(difference, flat(update.tensors, update.tensors)))
     return largest

@@ -1,9 +1,32 @@
 """Defenses: what a client does on purpose to leak less. One file for each family, and one line here."""
 
 from gradleak.defenses.gaussian_noise import GaussianNoise
-from gradleak.defenses.protocol import Defense
+from gradleak.defenses.preimage import Preimage
+from gradleak.defenses.protocol import (
+    ChangesBatch,
+    ChangesTask,
+    Defense,
+    LooksAtStep,
+    PrivateStep,
+    StatesPreimage,
+)
+from gradleak.defenses.top_k import TopK
 
-DEFENSES: tuple[type[Defense], ...] = (GaussianNoise,)
+DEFENSES: tuple[type[Defense], ...] = (
+    GaussianNoise,
+    TopK,
+)
 """Every defense that comes with the package, for listings and update files."""
 
-__all__ = ["DEFENSES", "Defense", "GaussianNoise"]
+__all__ = [
+    "DEFENSES",
+    "ChangesBatch",
+    "ChangesTask",
+    "Defense",
+    "GaussianNoise",
+    "LooksAtStep",
+    "Preimage",
+    "PrivateStep",
+    "StatesPreimage",
+    "TopK",
+]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gradleak.defenses.preimage import Preimage
 from gradleak.updates import UpdateKind
 
 
@@ -43,3 +44,7 @@ class GaussianNoise:
             )
             for name, tensor in tensors.items()
         }
+
+    def preimage(self, after: Preimage) -> Preimage:
+        """The same: noise moves an entry, by an amount that the objective weighs."""
+        return after

@@ -16,8 +16,7 @@ from gradleak.attacks.local.memory import (
     steps_that_fit,
 )
 from gradleak.clients.local_training import Batch, LocalTraining
-from gradleak.threat import Observation
-from gradleak.updates import parted
+from gradleak.threat import Observation, responder
 
 SimulateSteps = Callable[[Sequence[Batch]], dict[str, Tensor]]
 
@@ -126,19 +125,16 @@ def simulation(
         )
     client = replace(client, dropout="off" if client.dropout == "random" else client.dropout)
     run = client.bind_steps(task, state) if way == "graph" else bind_checkpointed(client, task, state)
-    return _defended(observation, client, run)
+    return _defended(observation, run)
 
 
-def _defended(observation: Observation, client: LocalTraining, run: SimulateSteps) -> SimulateSteps:
-    """The simulation with the known defenses applied to what is sent."""
-    defenses = observation.defenses or ()
-    if not defenses:
+def _defended(observation: Observation, run: SimulateSteps) -> SimulateSteps:
+    """The simulation with the known defenses taken into account."""
+    if not observation.defenses:
         return run
+    respond = responder(observation)
 
     def simulate(batches: Sequence[Batch]) -> dict[str, Tensor]:
-        tensors, buffers = parted(run(batches), observation.state.parameters)
-        for defense in defenses:
-            tensors = defense.apply(tensors, client.kind, None)
-        return {**tensors, **buffers}
+        return respond(run(batches))
 
     return simulate
