@@ -243,6 +243,8 @@ def _through(
 ) -> Front | None:
     """Solve for the inputs of a layer with a weight, and carry the cotangents through it; None without convergence."""
     rounding = float(gradient.square().mean().sqrt()) * math.hypot(precision, outputs.relative_std)
+    if rounding == 0:  # a layer that was pruned away says nothing
+        return None
     if not affine.is_convolution:
         # Row by row of dW: sum_n k_n x_n = dW, with as many equations as the layer has outputs.
         values = torch.linalg.lstsq(outputs.cotangents.T, gradient).solution
