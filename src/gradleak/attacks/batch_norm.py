@@ -8,7 +8,6 @@ that stand in (Yin et al. 2021, equation 9).
 import time
 from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor
 
 from gradleak.attacks.batch_statistics import (
@@ -21,7 +20,7 @@ from gradleak.attacks.batch_statistics import (
     running_statistics,
 )
 from gradleak.attacks.closed_form.answers import answer
-from gradleak.attacks.labels import LabelCounts, recover_counts
+from gradleak.attacks.image_search import counted_targets, gray_starts, image_search_problem
 from gradleak.attacks.objectives import cosine_distance
 from gradleak.attacks.protocol import Progress, not_applicable
 from gradleak.attacks.relu.descent import Descent, descend
@@ -29,7 +28,6 @@ from gradleak.attacks.relu.mask_derivative import MaskDerivative
 from gradleak.errors import refuse
 from gradleak.optim import Energy
 from gradleak.reconstructions import History, Reconstruction
-from gradleak.seeds import stage_generator
 from gradleak.tasks import ImageSpace
 from gradleak.threat import Observation, simulator
 
@@ -66,8 +64,8 @@ class BatchNormInversion:
         """Attack; see `Attack.__call__`."""
         began = time.perf_counter()
         statistics = None if self.source is None else self.source(observation)
-        targets = _targets(observation, seed)
-        for reason in (_door(observation), statistics, targets):
+        targets = counted_targets(observation, seed)
+        for reason in (image_search_problem(observation), statistics, targets):
             if isinstance(reason, str):
                 return not_applicable(self.name, observation, reason)
         assert isinstance(targets, Tensor)
@@ -77,11 +75,7 @@ class BatchNormInversion:
         energy, how = self._energy(
             observation, targets, statistics if isinstance(statistics, BatchStatistics) else None
         )
-        rows = [
-            torch.randn(shape, generator=stage_generator(seed, f"attack/start/{restart}"), dtype=torch.float64)
-            for restart in range(self.restarts)
-        ]
-        starts = (0.5 * (low + high) + 0.1 * (high - low) * torch.stack(rows)).clamp(low, high).flatten(1)
+        starts = gray_starts(shape, (low, high), self.restarts, seed)
         evaluations = _EVALUATIONS if self.max_seconds is None else 10**9
         if self.max_evaluations is not None:
             evaluations = max(1, (self.max_evaluations - 1) // self.restarts)
@@ -138,32 +132,6 @@ class BatchNormInversion:
             return value
 
         return energy, how
-
-
-def _door(observation: Observation) -> str | None:
-    """Why the attack does not apply, if so."""
-    if observation.update.is_empty:
-        return "no evidence: every entry of the update is zero"
-    if observation.client is None and observation.update.kind != "gradient":
-        return "a weight delta cannot be simulated without its client"
-    if observation.batch_size is None:
-        return "the batch size is withheld, and this attack needs it"
-    if not isinstance(observation.task.space, ImageSpace):
-        return f"the total variation needs images, and the inputs are {type(observation.task.space).__name__}"
-    return None
-
-
-def _targets(observation: Observation, seed: int) -> Tensor | str:
-    """Target probabilities `[N, C]`, given or recovered as counts."""
-    task = observation.task
-    if observation.targets is not None:
-        return task.target_probabilities(observation.targets)
-    if observation.batch_size is None:
-        return "the batch size is withheld, and this attack needs it"
-    recovered = recover_counts(observation, observation.batch_size, seed=seed)
-    if not isinstance(recovered, LabelCounts):
-        return f"the labels are unknown and cannot be recovered: {recovered.reason}"
-    return task.target_probabilities(torch.arange(task.num_classes).repeat_interleave(recovered.counts.long()))
 
 
 def batch_norm_inversion(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gradleak.attacks.closed_form.answers import answer
 from gradleak.attacks.closed_form.layers import Chain, read_chain
-from gradleak.attacks.labels import LabelCounts, recover_counts
+from gradleak.attacks.image_search import counted_targets, gray_starts, image_search_problem
 from gradleak.attacks.layout import Layout
 from gradleak.attacks.protocol import Progress, not_applicable
 from gradleak.attacks.relu.convex import LARGEST_IMAGE, Splitting, least_variation, linear_facts
@@ -22,7 +22,6 @@ from gradleak.attacks.second_derivative import no_second_derivative
 from gradleak.clients import Gradient
 from gradleak.optim import Energy
 from gradleak.reconstructions import History, Reconstruction, Snapshot
-from gradleak.seeds import stage_generator
 from gradleak.tasks import ImageSpace
 from gradleak.threat import Observation
 
@@ -90,15 +89,9 @@ class ReluInversion:
 
     def _plan(self, observation: Observation, seed: int) -> _Plan | str:
         """Targets and what can be peeled, or why the attack does not apply."""
-        if observation.update.is_empty:
-            return "no evidence: every entry of the update is zero"
-        if observation.client is None and observation.update.kind != "gradient":
-            return "a weight delta cannot be simulated without its client"
-        if observation.batch_size is None:
-            return "the batch size is withheld, and this attack needs it"
-        if not isinstance(observation.task.space, ImageSpace):
-            return f"the total variation needs images, and the inputs are {type(observation.task.space).__name__}"
-        targets = _targets(observation, observation.batch_size, seed)
+        if (problem := image_search_problem(observation)) is not None:
+            return problem
+        targets = counted_targets(observation, seed)
         if isinstance(targets, str):
             return targets
         layout = Layout.of(observation, len(targets), targets)
@@ -148,7 +141,7 @@ class ReluInversion:
         shape = (len(plan.targets), *task.space.shape)
         minimum = descend(
             energy,
-            _starts(shape, task.space.bounds, self.restarts, seed).to(task.device, task.dtype),
+            gray_starts(shape, task.space.bounds, self.restarts, seed).to(task.device, task.dtype),
             shape,
             settings=settings,
             bounds=task.space.bounds,
@@ -198,19 +191,10 @@ class ReluInversion:
         return _EVALUATIONS if self.max_seconds is None else 10**9
 
 
-def _targets(observation: Observation, batch_size: int, seed: int) -> Tensor | str:
-    """Target probabilities `[N, C]`: given or recovered, sorted by class in the latter case."""
-    task = observation.task
-    if observation.targets is not None:
-        return task.target_probabilities(observation.targets)
-    recovered = recover_counts(observation, batch_size, seed=seed)
-    if not isinstance(recovered, LabelCounts):
-        return f"the labels are unknown and cannot be recovered: {recovered.reason}"
-    return task.target_probabilities(torch.arange(task.num_classes).repeat_interleave(recovered.counts.long()))
-
-
 def _peel(observation: Observation) -> tuple[Chain, Stack, Front] | str:
     """Everything that is exactly determined from the classifier down, or why nothing is."""
+    if observation.defenses:
+        return "peeling takes an update at its word, and this one was defended"
     if observation.batch_size != 1:
         return f"peeling is for one example, and the batch has {observation.batch_size}"
     if observation.update.kind != "gradient" or not isinstance(observation.client, Gradient | None):
@@ -230,16 +214,6 @@ def _peel(observation: Observation) -> tuple[Chain, Stack, Front] | str:
     if front.position == 0 and pixels > LARGEST_IMAGE:
         return f"the convex end would need a factorization of order {pixels}"
     return chain, stack, front
-
-
-def _starts(shape: tuple[int, ...], bounds: tuple[float, float], restarts: int, seed: int) -> Tensor:
-    """Mid-range images with a little noise, `[restarts, D]`, float64."""
-    low, high = bounds
-    rows = [
-        torch.randn(shape, generator=stage_generator(seed, f"attack/start/{restart}"), dtype=torch.float64).flatten()
-        for restart in range(restarts)
-    ]
-    return (0.5 * (low + high) + 0.1 * (high - low) * torch.stack(rows)).clamp(low, high)
 
 
 def relu_inversion(
