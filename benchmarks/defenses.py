@@ -71,8 +71,10 @@ def client(setting: Setting, noise_multiplier: float) -> gl.clients.Client:
     return gl.clients.Gradient(dropout="random" if setting.dropout else None)
 
 
-def attack_of(attacker: str, seconds: float) -> gl.attacks.Attack:
-    return gl.attacks.dlg(max_seconds=seconds) if attacker == "dlg" else gl.attacks.auto(max_seconds=seconds)
+def attack_of(attacker: str, arguments: argparse.Namespace) -> gl.attacks.Attack:
+    if attacker == "dlg":
+        return gl.attacks.dlg(max_evaluations=arguments.dlg_evaluations, max_seconds=5 * arguments.seconds)
+    return gl.attacks.auto(max_seconds=arguments.seconds)
 
 
 def rows_of(name: str, seed: int, data: Dataset, arguments: argparse.Namespace, done: set[Any]) -> Iterator[Row]:
@@ -96,7 +98,7 @@ def rows_of(name: str, seed: int, data: Dataset, arguments: argparse.Namespace, 
         observation, truth = gl.capture(
             task, inputs, targets, client=client(setting, multiplier), defenses=defenses, threat=threat, seed=seed
         )
-        found = attack_of(attacker, arguments.seconds)(observation, seed=seed)
+        found = attack_of(attacker, arguments)(observation, seed=seed)
         columns = gl.score(found, truth).to_dict()
         baseline = score_inputs(mean_color(truth), truth).to_dict()["psnr"]
         yield Row(
@@ -178,6 +180,7 @@ def main() -> None:
     parser.add_argument("--data", default="photographs", help="folder, tar or bundled name; default photographs")
     parser.add_argument("--images", type=int, default=20, help="batches of each setting")
     parser.add_argument("--seconds", type=float, default=3.0, help="wall time of every attack")
+    parser.add_argument("--dlg-evaluations", type=int, default=2000, help="of dlg, which gets five times the seconds")
     parser.add_argument("--net", choices=("wide", "default"), default="wide", help="initialization of the LeNet")
     parser.add_argument("--settings", nargs="+", choices=tuple(SETTINGS), default=list(SETTINGS), metavar="NAME")
     parser.add_argument("--attackers", nargs="+", choices=ATTACKERS, default=list(ATTACKERS))

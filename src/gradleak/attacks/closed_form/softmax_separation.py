@@ -77,6 +77,9 @@ class SoftmaxSeparation:
         space = observation.task.space
         if not isinstance(space, ImageSpace):
             return not_applicable(self.name, observation, f"{message}; {peeled.obstacle}, and rows have no prior")
+        errors = peeled.front.std if peeled.front.covariance is None else peeled.front.covariance
+        if not bool(torch.isfinite(errors).all()):
+            return not_applicable(self.name, observation, f"{message}; nothing bounds the error of the features")
         if time.perf_counter() - began > _PIXEL_SHARE * seconds:
             return not_applicable(self.name, observation, f"{message}; too little time is left for the pixels")
         grey = torch.full((len(labels), *space.shape), sum(space.bounds) / 2)
