@@ -13,10 +13,15 @@ from torch import nn
 from gradleak.audits.by_name.data import dataset_named
 from gradleak.audits.by_name.models import model_named, model_setting_faults
 from gradleak.audits.by_name.spaces import space_for
-from gradleak.audits.faults import Fault, faults_of
+from gradleak.audits.faults import Fault, about_setting, faults_of
+from gradleak.defenses.applying import changed_task, defense_problems
 from gradleak.errors import BadInput
 from gradleak.tasks import InputSpace, Task
-from gradleak.training.spec import DEFAULT_HELD_OUT, TrainedModel, TrainingData, TrainSpec
+from gradleak.training.courses import backward_of
+from gradleak.training.defending import Defending, composition_faults, defenses_named
+from gradleak.training.memories import Memories
+from gradleak.training.private import PrivateSettings, privacy_faults, private_settings
+from gradleak.training.spec import DEFAULT_HELD_OUT, Privacy, TrainedModel, TrainingData, TrainSpec
 from gradleak.training.splitting import split_among_clients
 from gradleak.training.stages import Stage, stages_of
 from gradleak.training.steps import batches_of, examples_for, sgd, step
@@ -69,7 +74,7 @@ def prepare(spec: TrainSpec) -> Prepared:
 
 
 def new_model(spec: TrainSpec, prepared: Prepared) -> nn.Module:
-    """The untrained model.
+    """The untrained model, with every defense that is a part of it built in.
 
     Returns:
         A new object.
@@ -77,10 +82,29 @@ def new_model(spec: TrainSpec, prepared: Prepared) -> nn.Module:
     Raises:
         BadInput: when it cannot be built or does not fit the data.
     """
+    return new_defending(spec, prepared).task.model
+
+
+def new_defending(spec: TrainSpec, prepared: Prepared) -> Defending:
+    """The untrained model in its task, with the defenses of the training; errors as for `new_model`."""
     shape, classes = prepared.train.input_shape, prepared.train.num_classes
     model = model_named(spec.model.name, spec.model.settings, shape=shape, num_classes=classes, seed=spec.seed)
-    Task(model, prepared.space, classes)  # refuses what does not fit
-    return model
+    defenses = defenses_named(spec.defense)
+    return Defending(defenses, changed_task(defenses, Task(model, prepared.space, classes)))
+
+
+def private_of(spec: TrainSpec, prepared: Prepared) -> PrivateSettings | None:
+    """Clipping and noise of a differentially private training; None for any other.
+
+    Returns:
+        Them, with the noise found that the wanted epsilon asks for.
+
+    Raises:
+        BadInput: when opacus is needed and not installed.
+    """
+    if spec.dp is None:
+        return None
+    return private_settings(spec.dp, spec.batch_size, len(prepared.train), prepared.total)
 
 
 def train_and_test(spec: TrainSpec) -> tuple[Dataset, Dataset]:
@@ -135,7 +159,7 @@ def semantic_faults(raw: Mapping[str, Any]) -> list[Fault]:
     Returns:
         Faults with their paths.
     """
-    found = _length_faults(raw)
+    found = _length_faults(raw) + _defense_faults(raw)
     model = _parsed(TrainedModel, raw.get("model"))
     if model is not None:
         faults = _attempt(("model",), found, lambda: model_setting_faults(model.name, model.settings))
@@ -171,6 +195,23 @@ def _length_faults(raw: Mapping[str, Any]) -> list[Fault]:
     if raw.get("test") is not None and raw.get("held_out") is not None:
         text = f"expected none where there are test data, got {raw['held_out']!r}; remove one of them"
         found.append(Fault(("held_out",), text))
+    return found
+
+
+def _defense_faults(raw: Mapping[str, Any]) -> list[Fault]:
+    found = [fault.under("defense") for fault in composition_faults(raw.get("defense"))]
+    workers, federated = raw.get("workers", 1), raw.get("federated") is not None
+    if workers != 1 and (federated or raw.get("dp") is not None):
+        other = "a federation, whose clients are the workers" if federated else "dp"
+        found.append(Fault(("workers",), f"expected 1 with {other}, got {workers!r}; remove one of them"))
+    privacy = _parsed(Privacy, raw.get("dp"))
+    if privacy is None:
+        return found
+    if federated:
+        found.append(Fault(("dp",), "expected none for a federated training, got dp; remove one of them"))
+    if (privacy.noise_multiplier is None) == (privacy.epsilon is None):
+        got = "neither" if privacy.epsilon is None else "both"
+        found.append(Fault(("dp",), f"expected either noise_multiplier or epsilon, got {got}; give one of them"))
     return found
 
 
@@ -215,20 +256,27 @@ def _whole_faults(spec: TrainSpec) -> list[Fault]:
     space = _attempt(("model",), found, lambda: space_for(train.input_shape, spec.model.mean, spec.model.std))
     if space is not None:
         prepared = Prepared(train, train, space, (), 1)
-        model = _attempt(("model",), found, lambda: new_model(spec, prepared))
-        found += [] if model is None or found else _step_faults(spec, prepared, model)
+        defending = _attempt(("model",), found, lambda: new_defending(spec, prepared))
+        if defending is not None:
+            found += [
+                about_setting(("defense",), problem) for problem in defense_problems(defending.defenses, defending.task)
+            ]
+            found += [] if spec.dp is None else privacy_faults(defending.defenses, defending.task.model)
+        found += [] if defending is None or found else _step_faults(spec, prepared, defending)
     return found
 
 
-def _step_faults(spec: TrainSpec, prepared: Prepared, model: nn.Module) -> list[Fault]:
+def _step_faults(spec: TrainSpec, prepared: Prepared, defending: Defending) -> list[Fault]:
     """Try one step on a model that is then dropped: what works in evaluation mode may not train."""
-    data = prepared.train
+    data, model = prepared.train, defending.task.model
     size = min(spec.batch_size, len(data))
     if spec.federated is not None:  # whoever has least may have a single example
         size = min(size, *map(len, split_among_clients(data.targets, spec.federated, spec.seed)))
     batch = examples_for(model, data.inputs[:size], data.targets[:size], prepared.space)
+    private = None if spec.dp is None else PrivateSettings(spec.dp.clip, 0.0, 1.0, size, 1, spec.dp.delta)
     try:
-        step(model.train(), sgd(model, spec.optimizer), 0.0, batch, spec.augmentation, spec.seed, "trial")
+        backward = backward_of(spec, defending, private, Memories())
+        step(model.train(), sgd(model, spec.optimizer), 0.0, batch, spec.augmentation, spec.seed, "trial", backward)
     # The model may be foreign code, and any exception of it means the same to the user: it does not train.
     except Exception as error:  # noqa: BLE001
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -28,7 +28,7 @@ from gradleak.training.checkpoints import (
 )
 from gradleak.training.courses import Course, course_of
 from gradleak.training.places import RESUME, History, Place, keep_spec, read_place, write_place
-from gradleak.training.preparing import Prepared, data_digest, new_model, prepare
+from gradleak.training.preparing import Prepared, data_digest, new_defending, prepare, private_of
 from gradleak.training.spec import TrainSpec
 from gradleak.training.stages import Stage
 from gradleak.training.steps import MOST_EVALUATED, examples_for, quality
@@ -130,12 +130,14 @@ class _Run:
         if not missing:
             return self._outcome("finished", "Everything was trained before.")
         train, test = self.prepared.train, self.prepared.test
-        model = new_model(self.spec, self.prepared)
+        defending = new_defending(self.spec, self.prepared)
+        model = defending.task.model
         examples = examples_for(model, train.inputs, train.targets, self.prepared.space)
         self.test = examples_for(model, test.inputs, test.targets, self.prepared.space)
         drawn = torch.randperm(len(train), generator=stage_generator(self.spec.seed, "training/evaluated"))
         self.train = examples.at(drawn[:MOST_EVALUATED])
-        course = course_of(self.spec, model, examples)
+        self.private = private_of(self.spec, self.prepared)
+        course = course_of(self.spec, examples, defending, self.private)
         self._go_on(course, missing)
         self.first = course.unit
         try:
