@@ -11,7 +11,7 @@ from torch import Tensor
 from gradleak.audits.by_name.components import defense_named
 from gradleak.audits.faults import Fault, about_setting, faults_of
 from gradleak.audits.spec import Component, Composition
-from gradleak.defenses import ChangesBatch, Defense, LooksAtStep, PrivateStep
+from gradleak.defenses import ChangesBatch, ChangesTask, Defense, LooksAtStep, PrivateStep
 from gradleak.defenses.applying import changed_batch, defended
 from gradleak.errors import BadInput
 from gradleak.seeds import stage_generator
@@ -95,6 +95,12 @@ def private_seed(seed: int, stage: str, sender: int) -> int:
 def defenses_named(composition: Sequence[Component]) -> tuple[Defense, ...]:
     """The defenses of a checked spec."""
     return tuple(defense_named(entry.name, entry.settings) for entry in composition)
+
+
+def built_in(composition: Sequence[Component]) -> tuple[dict[str, Any], ...]:
+    """The defenses of a checked spec that are a part of the model, each a name with its settings side by side."""
+    pairs = zip(composition, defenses_named(composition), strict=True)
+    return tuple(entry.plain() for entry, defense in pairs if isinstance(defense, ChangesTask))
 
 
 def composition_faults(entry: Any) -> list[Fault]:

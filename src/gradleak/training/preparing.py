@@ -20,7 +20,7 @@ from gradleak.tasks import InputSpace, Task
 from gradleak.training.courses import backward_of
 from gradleak.training.defending import Defending, composition_faults, defenses_named
 from gradleak.training.memories import Memories
-from gradleak.training.private import PrivateSettings, privacy_faults, private_settings
+from gradleak.training.private import PrivateSettings, privacy_faults, private_settings, trial_settings
 from gradleak.training.spec import DEFAULT_HELD_OUT, Privacy, TrainedModel, TrainingData, TrainSpec
 from gradleak.training.splitting import split_among_clients
 from gradleak.training.stages import Stage, stages_of
@@ -273,7 +273,7 @@ def _step_faults(spec: TrainSpec, prepared: Prepared, defending: Defending) -> l
     if spec.federated is not None:  # whoever has least may have a single example
         size = min(size, *map(len, split_among_clients(data.targets, spec.federated, spec.seed)))
     batch = examples_for(model, data.inputs[:size], data.targets[:size], prepared.space)
-    private = None if spec.dp is None else PrivateSettings(spec.dp.clip, 0.0, 1.0, size, 1, spec.dp.delta)
+    private = None if spec.dp is None else trial_settings(spec.dp, size)
     try:
         backward = backward_of(spec, defending, private, Memories())
         step(model.train(), sgd(model, spec.optimizer), 0.0, batch, spec.augmentation, spec.seed, "trial", backward)

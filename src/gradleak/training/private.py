@@ -78,6 +78,11 @@ def private_settings(privacy: Privacy, batch_size: int, examples: int, steps: in
     return PrivateSettings(privacy.clip, noise, rate, min(batch_size, examples), steps, privacy.delta)
 
 
+def trial_settings(privacy: Privacy, size: int) -> PrivateSettings:
+    """The same without noise, for a step that tells only whether it works and how long it takes."""
+    return PrivateSettings(privacy.clip, 0.0, 1.0, size, 1, privacy.delta)
+
+
 @lru_cache(maxsize=16)
 def _noise_for(epsilon: float, delta: float, rate: float, steps: int) -> float:
     """The smallest noise multiplier with at most that epsilon; a large one takes opacus many seconds."""
