@@ -8,7 +8,6 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from torch import nn
 
 from gradleak.audits.by_name.data import dataset_named
 from gradleak.audits.by_name.models import model_named, model_setting_faults
@@ -73,20 +72,15 @@ def prepare(spec: TrainSpec) -> Prepared:
     return Prepared(train, test, space, stages, total)
 
 
-def new_model(spec: TrainSpec, prepared: Prepared) -> nn.Module:
-    """The untrained model, with every defense that is a part of it built in.
+def new_defending(spec: TrainSpec, prepared: Prepared) -> Defending:
+    """The untrained model in its task, with the defenses of the training.
 
     Returns:
-        A new object.
+        New objects; defenses that are a part of the model are built in.
 
     Raises:
-        BadInput: when it cannot be built or does not fit the data.
+        BadInput: when the model cannot be built or does not fit the data.
     """
-    return new_defending(spec, prepared).task.model
-
-
-def new_defending(spec: TrainSpec, prepared: Prepared) -> Defending:
-    """The untrained model in its task, with the defenses of the training; errors as for `new_model`."""
     shape, classes = prepared.train.input_shape, prepared.train.num_classes
     model = model_named(spec.model.name, spec.model.settings, shape=shape, num_classes=classes, seed=spec.seed)
     defenses = defenses_named(spec.defense)
@@ -119,7 +113,8 @@ def train_and_test(spec: TrainSpec) -> tuple[Dataset, Dataset]:
 
 def data_of(entry: TrainingData, seed: int) -> Dataset:
     """A data set, kept for the next call."""
-    return _data(json.dumps(entry.model_dump(mode="json"), sort_keys=True), seed)
+    drawn = seed if entry.classes is not None else 0  # which labels may be drawn with; nothing else depends on it
+    return _data(json.dumps(entry.model_dump(mode="json"), sort_keys=True), drawn)
 
 
 @lru_cache(maxsize=2)
