@@ -117,11 +117,13 @@ def composition_faults(entry: Any) -> list[Fault]:
     except ValidationError:  # told by the check of the shape
         return []
     found: list[Fault] = []
+    several = isinstance(entry, list | tuple)
     for position, component in enumerate(composition):
+        place = (position,) if several else ()
         try:
             defense = defense_named(component.name, component.settings)
         except BadInput as error:
-            found += [fault.under(position) for fault in faults_of(error)]
+            found += [fault.under(*place) for fault in faults_of(error)]
         else:
-            found += [about_setting((position,), problem) for problem in defense.problems()]
+            found += [about_setting(place, problem) for problem in defense.problems()]
     return found

@@ -187,13 +187,13 @@ class PrivateGradients:
 def privacy_faults(defenses: tuple[Defense, ...], model: nn.Module) -> list[Fault]:
     """What would make the epsilon of a private training wrong."""
     found: list[Fault] = []
-    for position, defense in enumerate(defenses):
+    for defense in defenses:
         if isinstance(defense, ChangesBatch | LooksAtStep):
             text = (
                 f"expected defenses of the update alone with dp, got {type(defense).__name__}, which looks at several "
                 "examples before they are clipped one by one, so that no epsilon is known; remove it, or dp"
             )
-            found.append(Fault(("defense", position), text))
+            found.append(Fault(("defense",), text))
     if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules()):  # pyright: ignore[reportPrivateUsage]
         text = (
             "expected a model without BatchNorm, whose batch statistics mix the examples that dp keeps apart; replace "
