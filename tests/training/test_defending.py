@@ -1,22 +1,27 @@
 """Defenses in the loop of a training, against plain loops."""
 
 import copy
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 import gradleak as gl
 from gradleak.audits.interrupts import Interrupts
+from gradleak.cli.factories import checkpointed_model
 from gradleak.defenses import GaussianNoise, TopK
 from gradleak.defenses.applying import defended
 from gradleak.errors import BadInput
-from gradleak.seeds import stage_generator
+from gradleak.seeds import stage_generator, torch_seed
 from gradleak.tasks import InputSpace, Task
+from gradleak.training import read_checkpoint
 from gradleak.training.courses import Course, course_of
 from gradleak.training.defending import Defending, private_seed
 from gradleak.training.spec import TrainSpec
@@ -182,7 +187,8 @@ def test_the_noise_of_many_workers_averages_out() -> None:
 
 def test_a_defense_of_the_batch_sees_the_units_of_the_space_and_gives_soft_targets() -> None:
     space = gl.ImageSpace((1, 8, 8), (0.3,), (0.2,))
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    linear = nn.Linear(64, 10)
+    model = nn.Sequential(nn.Flatten(), linear)
     pixels = torch.rand(20, 1, 8, 8, generator=stage_generator(1, "inputs"))
     examples = Examples(normalized(pixels, space), torch.arange(20) % 10)
     torch.testing.assert_close(denormalized(examples.inputs, space), pixels)
@@ -192,9 +198,9 @@ def test_a_defense_of_the_batch_sees_the_units_of_the_space_and_gives_soft_targe
     soft = 0.9 * functional.one_hot(examples.targets, 10) + 0.01
     loss = -(soft * model(normalized(pixels / 2, space)).log_softmax(1)).sum(1).mean()
     loss.backward()
-    gradient = model[1].weight.grad
+    gradient = linear.weight.grad
     assert isinstance(gradient, Tensor)
-    torch.testing.assert_close(found["1.weight"], model[1].weight.detach() - 0.1 * gradient, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found["1.weight"], linear.weight.detach() - 0.1 * gradient, rtol=1e-4, atol=1e-6)
 
 
 def test_a_defense_that_looks_at_the_step_gets_it() -> None:
@@ -287,3 +293,46 @@ def test_a_composition_reads_back_from_the_effective_spec() -> None:
     spec = declare_training(given).spec
     assert [entry.plain() for entry in spec.defense] == given["defense"]
     assert declare_training(spec.to_plain()).spec == spec
+
+
+@dataclass(frozen=True)
+class Extra:
+    """A defense that is a part of the model: one more linear layer."""
+
+    def problems(self) -> list[str]:
+        return []
+
+    def apply(
+        self, tensors: Mapping[str, Tensor], kind: UpdateKind, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
+        del kind, generator
+        return dict(tensors)
+
+    def change_task(self, task: Task) -> Task:
+        if any(name.startswith("extra") for name, _ in task.model.named_parameters()):
+            return task
+        with torch_seed(5):
+            layers = OrderedDict[str, nn.Module]([("inner", task.model), ("extra", nn.Linear(10, 10))])
+        return Task(nn.Sequential(layers), task.space, task.num_classes)
+
+
+def test_a_defense_in_the_model_is_trained_and_its_checkpoint_is_built_and_audited_with_it(tmp_path: Path) -> None:
+    name = "tests.training.test_defending:Extra"
+    outcome = gl.train({**SINGLE, "defense": name}, out=tmp_path / "trained")
+    assert outcome.row["test_accuracy"] > 0.3
+    first, last = (load_file(outcome.checkpoints[position]) for position in (0, -1))
+    assert not torch.equal(first["extra.weight"], last["extra.weight"])
+    found = read_checkpoint(outcome.checkpoints[-1])
+    assert found.model.defenses == ({"name": name},)
+    model = checkpointed_model(found, outcome.checkpoints[-1], found.input_space(), 10)
+    assert torch.equal(model.state_dict()["extra.weight"], last["extra.weight"])
+    audit = {
+        "trials": 1,
+        "model": {"weights": str(outcome.checkpoints[-1])},
+        "data": "digits",
+        "defense": ["none", name],
+        "attack": "linear_layer",
+        "run": {"backend": "inprocess"},
+    }
+    audited = gl.audit(audit, out=tmp_path / "audit")
+    assert (audited.finished, audited.errors) == (2, 0)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gradleak.attacks import Attack
 from gradleak.audits.by_name import attack_named, client_named, dataset_named, defense_named, threat_named
-from gradleak.audits.by_name.built_in import with_built_in
+from gradleak.audits.by_name.defenses import with_built_in
 from gradleak.audits.by_name.models import model_digest, model_named
 from gradleak.audits.drawing import reference_positions
 from gradleak.audits.trial import Trial

@@ -10,7 +10,8 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from gradleak.attacks.protocol import ChecksTask
-from gradleak.audits.by_name.components import attack_named, client_named, defense_named, threat_named
+from gradleak.audits.by_name.components import attack_named, client_named, threat_named
+from gradleak.audits.by_name.defenses import defense_named
 from gradleak.audits.by_name.models import is_of_zoo, model_digest, model_named, model_setting_faults
 from gradleak.audits.faults import Fault, about_setting, faults_of
 from gradleak.audits.plan import batch_sizes

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gradleak.audits.by_name.built_in import with_built_in
+from gradleak.audits.by_name.defenses import with_built_in
 from gradleak.audits.by_name.models import model_named
 from gradleak.audits.by_name.references import failed, import_reference
 from gradleak.errors import BadInput

@@ -8,7 +8,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from gradleak.audits.by_name.components import defense_named
+from gradleak.audits.by_name.defenses import defense_named
 from gradleak.audits.faults import Fault, about_setting, faults_of
 from gradleak.audits.spec import Component, Composition
 from gradleak.defenses import ChangesBatch, ChangesTask, Defense, LooksAtStep, PrivateStep

@@ -1,13 +1,30 @@
-"""Models with defenses that are a part of them, from plain data."""
+"""Defenses by name, and models with those that are a part of them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
-from gradleak.audits.by_name.components import defense_named
+from gradleak.audits.by_name.parts import component
+from gradleak.defenses import DEFENSES, Defense
 from gradleak.defenses.applying import changed_task
 from gradleak.tasks import InputSpace, Task
+
+
+def defense_named(name: str, settings: Mapping[str, object]) -> Defense:
+    """A defense by the name of its class.
+
+    Args:
+        name: of the package, of a plugin, or `package.module:factory`.
+        settings: keyword arguments, as plain data.
+
+    Returns:
+        The defense.
+
+    Raises:
+        BadSettings: when there is none of that name, or it does not take these settings.
+    """
+    return component("defenses", name, settings, DEFENSES, ("problems", "apply"))
 
 
 def with_built_in(
