@@ -21,6 +21,7 @@ import argparse
 import json
 import math
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -242,16 +243,18 @@ def main() -> None:
     print(table(read_rows(arguments.out), guessing=0.1))
 
 
+def can_be_trained(arguments: argparse.Namespace, entry: Entry) -> bool:
+    try:
+        declare_training(arguments.spec, [*data_overrides(arguments), *arguments.set, *overrides_of(entry.changes)])
+    except gl.BadInput as error:
+        print("\n".join(f"{entry.name} is left out: {problem}" for problem in error.problems), file=sys.stderr)
+        return False
+    return True
+
+
 def run(arguments: argparse.Namespace, chosen: Sequence[Entry]) -> None:
-    """Train what is missing, after every entry was checked."""
-    problems: list[str] = []
-    for entry in chosen:
-        try:
-            declare_training(arguments.spec, [*data_overrides(arguments), *arguments.set, *overrides_of(entry.changes)])
-        except gl.BadInput as error:
-            problems += [f"{entry.name}: {problem}" for problem in error.problems]
-    if problems:
-        raise SystemExit("\n".join(problems))
+    """Train what is missing; entries that cannot be trained are named first, and left out."""
+    chosen = [entry for entry in chosen if can_be_trained(arguments, entry)]
     done = {(row["name"], row["seed"]): row for row in read_rows(arguments.out)}
     missing = [(entry, seed) for seed in arguments.seeds for entry in chosen if (entry.name, seed) not in done]
     for entry in chosen:

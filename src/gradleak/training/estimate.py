@@ -3,7 +3,7 @@
 import time
 
 from gradleak.threads import torch_threads
-from gradleak.training.courses import backward_of
+from gradleak.training.backward import backward_of
 from gradleak.training.defending import Defending
 from gradleak.training.memories import Memories
 from gradleak.training.preparing import Prepared

@@ -16,7 +16,7 @@ from gradleak.audits.faults import Fault, about_setting, faults_of
 from gradleak.defenses.applying import changed_task, defense_problems
 from gradleak.errors import BadInput
 from gradleak.tasks import InputSpace, Task
-from gradleak.training.courses import backward_of
+from gradleak.training.backward import backward_of
 from gradleak.training.defending import Defending, composition_faults, defenses_named
 from gradleak.training.memories import Memories
 from gradleak.training.private import PrivateSettings, privacy_faults, private_settings, trial_settings
