@@ -98,6 +98,8 @@ def entries(optimizer: Mapping[str, Any], batch_size: int) -> list[Entry]:
         defended("DGC 1 %", "DGC", {"keep": 0.01}),
         defended("Soteria", "Soteria"),
         defended("MixUp", "MixUp"),
+        defended("InstaHide", "InstaHide"),
+        defended("Augment", "Augment"),
         defended("Precode", "Precode"),
         defended("Dropout", "Dropout"),
         *(
