@@ -69,11 +69,15 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
         {
             "errors",
             "seeds",
+            "clients",
+            "defenses",
+            "updates",
             "tasks",
             "tensorfiles",
             "threads",
             "zoo",
             "audits.by_name.data",
+            "audits.by_name.defenses",
             "audits.by_name.models",
             "audits.by_name.spaces",
             "audits.faults",
@@ -99,6 +103,8 @@ MAY_IMPORT.update(
             {"errors", "audits.by_name.plugins", "audits.by_name.references", "audits.faults"}
         ),
         "audits.by_name.spaces": frozenset({"errors", "tasks", "audits.faults"}),
+        "audits.by_name.parts": frozenset({"audits.by_name.resolving", "audits.by_name.settings", "audits.faults"}),
+        "audits.by_name.defenses": frozenset({"defenses", "tasks", "audits.by_name.parts"}),
         "audits.by_name.data": frozenset(
             {
                 "seeds",

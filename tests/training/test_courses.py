@@ -8,7 +8,8 @@ from torch import nn
 
 from gradleak.audits.interrupts import Interrupts
 from gradleak.seeds import stage_generator
-from gradleak.training.courses import Federated, SingleWorker, weighted_mean
+from gradleak.training.courses import SingleWorker
+from gradleak.training.federated import Federated, weighted_mean
 from gradleak.training.spec import Federation, TrainSpec
 from gradleak.training.splitting import split_among_clients
 from gradleak.training.steps import Examples, batches
@@ -105,7 +106,7 @@ def test_an_interrupt_inside_a_round_leaves_the_model_of_the_round_before(monkey
             raise KeyboardInterrupt
         return 1.0
 
-    monkeypatch.setattr("gradleak.training.courses.step", interrupted)
+    monkeypatch.setattr("gradleak.training.federated.step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         course.advance(Interrupts())
     assert course.unit == 0

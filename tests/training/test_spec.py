@@ -27,9 +27,9 @@ def test_the_effective_spec_reads_back(spec: dict[str, Any], tmp_path: Path) -> 
 
 def test_shipped_trainings_say_what_they_are_and_need_at_most_the_data() -> None:
     shipped = shipped_trainings()
-    assert {"cifar-convnet", "cifar-lenet", "digits", "digits-federated"} <= set(shipped)
+    assert {"cifar-convnet", "cifar-lenet", "digits", "digits-federated", "dlg-defenses"} <= set(shipped)
     for name in shipped:
-        if name.startswith("cifar"):  # with other data in place of those that are not in the box
+        if name.startswith(("cifar", "dlg")):  # with other data in place of those that are not in the box
             declared = declare_training(name, ["data.name=photographs", "test.name=photographs", "batch_size=8"])
         else:
             declared = declare_training(name)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from gradleak.attacks import Attack
 from gradleak.audits.by_name import attack_named, client_named, dataset_named, defense_named, threat_named
+from gradleak.audits.by_name.defenses import with_built_in
 from gradleak.audits.by_name.models import model_digest, model_named
 from gradleak.audits.drawing import reference_positions
 from gradleak.audits.trial import Trial
@@ -123,6 +124,7 @@ def network(model: Plain, space: InputSpace, num_classes: int) -> nn.Module:
         num_classes=num_classes,
         seed=model.get("seed", 0),
     )
+    built = with_built_in(built, model.get("defenses", ()), space, num_classes)
     weights = model.get("weights")
     return built if weights is None else load_weights(built, Path(weights))
 

@@ -10,9 +10,10 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from gradleak.attacks.protocol import ChecksTask
-from gradleak.audits.by_name.components import attack_named, client_named, defense_named, threat_named
+from gradleak.audits.by_name.components import attack_named, client_named, threat_named
+from gradleak.audits.by_name.defenses import defense_named
 from gradleak.audits.by_name.models import is_of_zoo, model_digest, model_named, model_setting_faults
-from gradleak.audits.faults import Fault, faults_of
+from gradleak.audits.faults import Fault, about_setting, faults_of
 from gradleak.audits.plan import batch_sizes
 from gradleak.audits.positions import Path
 from gradleak.audits.preparing import (
@@ -156,7 +157,7 @@ class _Check:
 
     def check_defense(self, path: Path, defense: Defense) -> None:
         """Settings out of range."""
-        self.found += [_about_setting(path, problem) for problem in defense.problems()]
+        self.found += [about_setting(path, problem) for problem in defense.problems()]
 
     def check_parts(self, model: PreparedModel) -> None:
         """Clients that cannot train a model, and attacks whose settings do not fit it."""
@@ -165,9 +166,9 @@ class _Check:
             if not problems and isinstance(client, ChecksBatch):
                 sizes = batch_sizes([size for _, size in self.batch_sizes], client)
                 problems = [problem for size in sizes for problem in client.batch_problems(size)]
-            self.found += [_about_setting(path, problem) for problem in problems]
+            self.found += [about_setting(path, problem) for problem in problems]
         for path, attack in self.attacks:
-            self.found += [_about_setting(path, problem) for problem in attack.problems(model.task)]
+            self.found += [about_setting(path, problem) for problem in attack.problems(model.task)]
 
     def check_threats(self) -> None:
         """Facts that do not exist, and facts that are neither true nor false."""
@@ -265,13 +266,6 @@ def _comparable(axis: str, entry: object) -> object:
         return parts[axis].model_validate(entry) if axis in parts else entry
     except ValidationError:
         return None
-
-
-def _about_setting(path: Path, problem: str) -> Fault:
-    """A problem such as `GaussianNoise.std: expected ...` at the setting that it names."""
-    place, colon, text = problem.partition(": ")
-    _, dot, setting = place.partition(".")
-    return Fault((*path, setting), text) if colon and dot and setting.isidentifier() else Fault(path, problem)
 
 
 def _shortened(path: Path, fault: Fault) -> Fault:

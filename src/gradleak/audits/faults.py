@@ -43,6 +43,13 @@ class Fault:
         return Fault((*prefix, *self.path), self.text)
 
 
+def about_setting(path: Path, problem: str) -> Fault:
+    """A problem such as `GaussianNoise.std: expected ...` at the setting that it names."""
+    place, colon, text = problem.partition(": ")
+    _, dot, setting = place.partition(".")
+    return Fault((*path, setting), text) if colon and dot and setting.isidentifier() else Fault(path, problem)
+
+
 def faults_of(error: BadInput) -> list[Fault]:
     """The problems of an exception, which carries faults where it comes from a check of settings."""
     return list(error.faults) if isinstance(error, BadSettings) else [Fault((), text) for text in error.problems]

@@ -7,7 +7,8 @@ from typing import Any
 
 import gradleak
 from gradleak.audits.building import examples_digest
-from gradleak.audits.by_name.components import attack_factory, client_named, defense_named, threat_named
+from gradleak.audits.by_name.components import attack_factory, client_named, threat_named
+from gradleak.audits.by_name.defenses import defense_named
 from gradleak.audits.by_name.references import code_digest
 from gradleak.audits.drawing import Draw, drawn_seed
 from gradleak.audits.preparing import (

@@ -127,6 +127,8 @@ def prepare_model(entry: ModelSpec, data: PreparedData, seed: int) -> PreparedMo
         if checkpoint is not None:
             _refuse_other_shape(checkpoint, dataset)
             description["trained"] = checkpoint.facts()
+            if checkpoint.model.defenses:
+                description["defenses"] = list(checkpoint.model.defenses)
     stage = network_stage(0) if redraw else "network"
     built = description if entry.weights is not None else {**description, "seed": drawn_seed(seed, stage)}
     num_classes = dataset.num_classes

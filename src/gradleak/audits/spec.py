@@ -35,9 +35,6 @@ def _as_composition(value: object) -> object:
 Axis = Annotated[tuple[T, ...], BeforeValidator(_as_axis), Field(min_length=1)]
 """An axis of the grid: one entry or a list of entries."""
 
-Composition = Annotated[tuple["Component", ...], BeforeValidator(_as_composition)]
-"""Defenses in the order in which they are applied; empty for none."""
-
 
 class Part(BaseModel):
     """What all parts of a spec share: they are frozen, and nothing is guessed or ignored."""
@@ -77,6 +74,10 @@ class Component(Part):
     def plain(self) -> dict[str, Any]:
         """Name and settings side by side, as a file has them."""
         return {"name": self.name, **self.settings}
+
+
+Composition = Annotated[tuple[Component, ...], BeforeValidator(_as_composition)]
+"""Defenses in the order in which they are applied; empty for none."""
 
 
 class Trained(Part):

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from gradleak.audits.by_name.defenses import with_built_in
 from gradleak.audits.by_name.models import model_named
 from gradleak.audits.by_name.references import failed, import_reference
 from gradleak.errors import BadInput
@@ -53,7 +54,8 @@ def checkpointed_model(checkpoint: Checkpoint, weights: Path, space: InputSpace,
         BadInput: when there is no such model here, or the weights do not fit.
     """
     name, settings = checkpoint.model.name, checkpoint.model.settings
-    return load_weights(model_named(name, settings, shape=space.shape, num_classes=num_classes, seed=0), weights)
+    model = model_named(name, settings, shape=space.shape, num_classes=num_classes, seed=0)
+    return load_weights(with_built_in(model, checkpoint.model.defenses, space, num_classes), weights)
 
 
 def _from_zoo(name: str, seed: int, space: InputSpace, num_classes: int) -> nn.Module:

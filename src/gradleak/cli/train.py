@@ -93,18 +93,20 @@ def _table(checkpoints: "dict[Path, Checkpoint]") -> Table:
 def _print_plan(declared: "DeclaredTraining", *, as_json: bool) -> None:
     """What would be trained, on standard output."""
     from gradleak.training.estimate import estimate_seconds
-    from gradleak.training.preparing import new_model, prepare
+    from gradleak.training.preparing import new_defending, prepare
 
     spec = declared.spec
     prepared = prepare(spec)
-    model = new_model(spec, prepared)
-    seconds = estimate_seconds(spec, prepared, model)
+    defending = new_defending(spec, prepared)
+    model = defending.task.model
+    seconds = estimate_seconds(spec, prepared, defending)
     word = "step" if spec.federated is None else "round"
     facts: dict[str, Any] = {
         "name": spec.name,
         "comment": declared.comment,
         "model": spec.model.name,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "defense": [entry.plain() for entry in spec.defense],
         "data": prepared.train.name,
         "examples": len(prepared.train),
         "test": prepared.test.name,
@@ -126,6 +128,7 @@ def _print_plan(declared: "DeclaredTraining", *, as_json: bool) -> None:
         ("model", f"{facts['model']}, {facts['parameters']:,} parameters"),
         ("data", f"{facts['data']}, {facts['examples']:,} examples"),
         ("test", f"{facts['test']}, {facts['test_examples']:,} examples"),
+        *([("defense", ", ".join(entry.name for entry in spec.defense))] if spec.defense else []),
         ("length", f"{prepared.total:,} {word}s"),
         ("checkpoints", stages),
         ("time", f"about {duration(seconds)}"),

@@ -29,10 +29,17 @@ class _Facts(BaseModel):
 
 
 class ModelFacts(_Facts):
-    """What was trained; see `TrainedModel`."""
+    """What was trained; see `TrainedModel`.
+
+    Attributes:
+        name: of the zoo or a plugin, or `package.module:factory`.
+        settings: keyword arguments of the factory.
+        defenses: that are a part of the model, each a name with its settings side by side.
+    """
 
     name: str
     settings: dict[str, Any] = {}
+    defenses: tuple[dict[str, Any], ...] = ()
 
 
 class SpaceFacts(_Facts):
@@ -71,6 +78,24 @@ class QualityFacts(_Facts):
     examples: int
 
 
+class PrivacyFacts(_Facts):
+    """Differential privacy up to that moment, with Poisson sampling.
+
+    Attributes:
+        epsilon: spent so far, by opacus' PRV accountant; None for infinity, without noise.
+        delta: of (epsilon, delta)-differential privacy.
+        noise_multiplier: standard deviation of the noise in units of `clip`.
+        clip: largest norm of an example's gradient.
+        sampling_rate: probability with which an example takes part in a step.
+    """
+
+    epsilon: float | None
+    delta: float
+    noise_multiplier: float
+    clip: float
+    sampling_rate: float
+
+
 class Checkpoint(_Facts):
     """What a checkpoint says about itself.
 
@@ -89,7 +114,8 @@ class Checkpoint(_Facts):
         epochs: passes over the training data.
         train: quality on training examples drawn at random.
         test: quality on all test examples.
-        spec: the effective spec of the training.
+        spec: the effective spec of the training, with its defenses.
+        privacy: of a differentially private training; None for any other.
     """
 
     kind: Literal["checkpoint"] = KIND
@@ -107,6 +133,7 @@ class Checkpoint(_Facts):
     train: QualityFacts
     test: QualityFacts
     spec: dict[str, Any]
+    privacy: PrivacyFacts | None = None
 
     def input_space(self) -> InputSpace:
         """What the model takes."""
@@ -120,6 +147,7 @@ class Checkpoint(_Facts):
             "epochs": round(self.epochs, 4),
             "train_accuracy": round(self.train.accuracy, 4),
             "test_accuracy": round(self.test.accuracy, 4),
+            **({} if self.privacy is None else {"epsilon": self.privacy.epsilon, "delta": self.privacy.delta}),
         }
 
 

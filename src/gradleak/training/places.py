@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradleak.audits.files import clear_words, write_whole
 from gradleak.audits.positions import read_yaml
@@ -16,6 +16,9 @@ from gradleak.tensorfiles import read_safetensors
 from gradleak.training.spec import TrainSpec
 
 SPEC, HISTORY, RESUME = "spec.yaml", "history.jsonl", "resume.safetensors"
+
+MODEL, MOMENTUM = "model/", "momentum/"
+"""Prefixes of the names of tensors to go on from."""
 
 _FREE = frozenset({"name", "save_every", "checkpoints"})
 """Settings that change no weight."""
@@ -135,3 +138,8 @@ class History:
         self.rows[int(row["unit"])] = dict(row)
         with clear_words(self._path), self._path.open("ab") as file:
             file.write(json.dumps(row).encode() + b"\n")
+
+
+def load_state(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put saved parameters and buffers in place."""
+    model.load_state_dict({name.removeprefix(MODEL): tensors[name] for name in tensors if name.startswith(MODEL)})

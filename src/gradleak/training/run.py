@@ -20,6 +20,7 @@ from gradleak.training.checkpoints import (
     Checkpoint,
     DataFacts,
     ModelFacts,
+    PrivacyFacts,
     QualityFacts,
     SpaceFacts,
     find_checkpoint,
@@ -27,8 +28,9 @@ from gradleak.training.checkpoints import (
     write_checkpoint,
 )
 from gradleak.training.courses import Course, course_of
+from gradleak.training.defending import built_in
 from gradleak.training.places import RESUME, History, Place, keep_spec, read_place, write_place
-from gradleak.training.preparing import Prepared, data_digest, new_model, prepare
+from gradleak.training.preparing import Prepared, data_digest, new_defending, prepare, private_of
 from gradleak.training.spec import TrainSpec
 from gradleak.training.stages import Stage
 from gradleak.training.steps import MOST_EVALUATED, examples_for, quality
@@ -122,6 +124,7 @@ class _Run:
         self.stages = {stage.unit: stage for stage in prepared.stages}
         self.last = max(self.stages)
         self.history = History(folder)
+        self.private = private_of(spec, prepared)
         self.began = self.saved = time.monotonic()
 
     def go(self, interrupts: Interrupts) -> TrainOutcome:
@@ -130,12 +133,13 @@ class _Run:
         if not missing:
             return self._outcome("finished", "Everything was trained before.")
         train, test = self.prepared.train, self.prepared.test
-        model = new_model(self.spec, self.prepared)
+        defending = new_defending(self.spec, self.prepared)
+        model = defending.task.model
         examples = examples_for(model, train.inputs, train.targets, self.prepared.space)
         self.test = examples_for(model, test.inputs, test.targets, self.prepared.space)
         drawn = torch.randperm(len(train), generator=stage_generator(self.spec.seed, "training/evaluated"))
         self.train = examples.at(drawn[:MOST_EVALUATED])
-        course = course_of(self.spec, model, examples)
+        course = course_of(self.spec, examples, defending, self.private)
         self._go_on(course, missing)
         self.first = course.unit
         try:
@@ -212,6 +216,9 @@ class _Run:
             "test_loss": test.loss,
             "test_accuracy": test.accuracy,
         }
+        privacy = self._privacy(course)
+        if privacy is not None:
+            row |= {"epsilon": privacy.epsilon, "delta": privacy.delta}
         if stage is not None:
             qualities = QualityFacts(**asdict(train)), QualityFacts(**asdict(test))
             write_checkpoint(self._path(stage), course.model, self._checkpoint(course, stage, *qualities))
@@ -227,7 +234,7 @@ class _Run:
         space = prepared.space
         scaling = {"mean": space.mean, "std": space.std} if isinstance(space, ImageSpace) else {}
         return Checkpoint(
-            model=ModelFacts(name=model.name, settings=model.settings),
+            model=ModelFacts(name=model.name, settings=model.settings, defenses=built_in(self.spec.defense)),
             data=DataFacts(
                 name=prepared.train.name,
                 examples=len(prepared.train),
@@ -248,6 +255,20 @@ class _Run:
             test=test,
             # Where to go on from is a matter of the run, and would make equal trainings differ.
             spec={key: value for key, value in self.spec.to_plain().items() if key != "save_every"},
+            privacy=self._privacy(course),
+        )
+
+    def _privacy(self, course: Course) -> PrivacyFacts | None:
+        """What was spent so far, for a differentially private training."""
+        if self.private is None:
+            return None
+        epsilon = self.private.epsilon(course.unit)
+        return PrivacyFacts(
+            epsilon=epsilon if math.isfinite(epsilon) else None,
+            delta=self.private.delta,
+            noise_multiplier=self.private.noise_multiplier,
+            clip=self.private.clip,
+            sampling_rate=self.private.sampling_rate,
         )
 
     def _is_there(self, stage: Stage) -> bool:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from gradleak.audits.positions import write_yaml
-from gradleak.audits.spec import Axis, Part, by_name
+from gradleak.audits.spec import Axis, Composition, Part, by_name
 
 DEFAULT_CHECKPOINTS = (0.0, 0.01, 0.1, 1.0)
 """Fractions of training that papers on gradient leakage look at."""
@@ -98,6 +98,25 @@ class Federation(Part):
     alpha: Annotated[float, Field(gt=0)] = 0.5
 
 
+class Privacy(Part):
+    """Differentially private SGD (Abadi et al. 2016, algorithm 1) in place of plain steps.
+
+    Each step draws every example with probability `batch_size` over the number of examples (Poisson sampling), clips
+    each example's gradient over all trained parameters together, adds noise to their sum, and divides by `batch_size`.
+
+    Attributes:
+        clip: largest norm of an example's gradient.
+        noise_multiplier: standard deviation of the noise in units of `clip`; None if it follows from `epsilon`.
+        epsilon: of the whole training, from which opacus finds the noise; None if the noise is given.
+        delta: of (epsilon, delta)-differential privacy; neighboring data sets differ by one example more or less.
+    """
+
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    noise_multiplier: Annotated[float, Field(ge=0)] | None = None
+    epsilon: Annotated[float, Field(gt=0)] | None = None
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+
+
 class TrainSpec(Part):
     """A training and the moments at which the model is kept.
 
@@ -113,6 +132,10 @@ class TrainSpec(Part):
         optimizer: of the worker or of each client.
         augmentation: of training images.
         federated: clients and their data; None for a single worker.
+        defense: applied to what each worker or client sends, in order, in the words of audits.
+        workers: among whom each batch is split; each defends its own gradient before they are averaged.
+        dp: differentially private SGD; None for plain steps.
+        autocast: type of mixed precision in which the forward pass runs; None for none.
         seed: draws the model, the held-out part, the order of the examples and all else.
         checkpoints: fractions of training at which the model is kept; None for those of 0, 0.01, 0.1 and 1 that fall
             on a step or round of their own. Training ends at the last of them.
@@ -131,6 +154,10 @@ class TrainSpec(Part):
     optimizer: Optimizer = Optimizer()
     augmentation: Augmentation = Augmentation()
     federated: Federation | None = None
+    defense: Composition = ()
+    workers: Annotated[int, Field(ge=1)] = 1
+    dp: Privacy | None = None
+    autocast: Literal["bf16"] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     checkpoints: Axis[Annotated[float, Field(ge=0, le=1)]] | None = None
     threads: Annotated[int, Field(ge=1)] = 1

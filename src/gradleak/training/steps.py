@@ -1,7 +1,7 @@
 """One step of training, and how good a model is: plain modules and `torch.optim`."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from gradleak.seeds import stage_generator, torch_seed
 from gradleak.tasks import ImageSpace, InputSpace
+from gradleak.training.losses import training_loss
 from gradleak.training.spec import Augmentation, Optimizer
 
 MOST_EVALUATED = 2000
@@ -17,6 +18,10 @@ MOST_EVALUATED = 2000
 
 EVALUATED_AT_ONCE = 500
 """Examples of one forward pass without gradients."""
+
+
+Backward = Callable[[nn.Module, Tensor, Tensor, str], float]
+"""From a model, a batch of inputs and class indices and the stage of the step: gradients in place, and the loss."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +70,14 @@ def normalized(inputs: Tensor, space: InputSpace) -> Tensor:
     return (inputs - mean) / std
 
 
+def denormalized(inputs: Tensor, space: InputSpace) -> Tensor:
+    """Normalized inputs `[n, ...]` in the units of their space."""
+    if not isinstance(space, ImageSpace):
+        return inputs
+    mean, std = (torch.tensor(values, dtype=inputs.dtype).view(-1, 1, 1) for values in (space.mean, space.std))
+    return inputs * std + mean
+
+
 def batches(count: int, batch_size: int, seed: int, stage: str) -> Iterator[Tensor]:
     """Positions of one epoch's batches in an order that depends on seed and stage alone.
 
@@ -104,6 +117,7 @@ def step(
     augmentation: Augmentation,
     seed: int,
     stage: str,
+    backward: Backward | None = None,
 ) -> float:
     """Change the model by one step on a batch.
 
@@ -115,6 +129,7 @@ def step(
         augmentation: of the images.
         seed: with the stage decides augmentation, and what the model draws itself, such as dropout masks.
         stage: unique to the step.
+        backward: puts gradients in place; None for those of the mean loss.
 
     Returns:
         The loss before the step, which may be no finite number.
@@ -125,9 +140,16 @@ def step(
     inputs = augmented(batch.inputs, augmentation, generator)
     sgd.zero_grad(set_to_none=True)
     with torch_seed(generator.initial_seed()):
-        loss = functional.cross_entropy(model(inputs), batch.targets)
-    loss.backward()
+        loss = (backward or plain_backward)(model, inputs, batch.targets, stage)
     sgd.step()
+    return loss
+
+
+def plain_backward(model: nn.Module, inputs: Tensor, targets: Tensor, stage: str) -> float:
+    """Gradients of the mean loss on a batch; its loss."""
+    del stage
+    loss = training_loss(model, inputs, targets)
+    loss.backward()
     return loss.item()
 
 
@@ -135,7 +157,9 @@ def augmented(inputs: Tensor, augmentation: Augmentation, generator: torch.Gener
     """Images `[n, channels, height, width]`, some mirrored and all shifted, as the settings say."""
     if augmentation.flip:
         mirrored = torch.rand(len(inputs), generator=generator) < 0.5
-        inputs = torch.where(mirrored.view(-1, 1, 1, 1), inputs.flip(-1), inputs)
+        chosen = inputs[mirrored].flip(-1)
+        inputs = inputs.clone()
+        inputs[mirrored] = chosen
     margin = augmentation.crop
     if margin:
         height, width = inputs.shape[-2:]

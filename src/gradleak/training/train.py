@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gradleak.audits.sources import checked, source_of, specs_in
-from gradleak.training.preparing import semantic_faults
+from gradleak.training.checking import semantic_faults
 from gradleak.training.run import Notify, TrainOutcome, run_training
 from gradleak.training.spec import TrainSpec
 

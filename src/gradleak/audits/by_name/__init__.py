@@ -4,8 +4,9 @@ A name is, in this order, what comes with the package, `package.module:factory` 
 installed distribution announces by an entry point.
 """
 
-from gradleak.audits.by_name.components import attack_named, client_named, defense_named, threat_named
+from gradleak.audits.by_name.components import attack_named, client_named, threat_named
 from gradleak.audits.by_name.data import dataset_named
+from gradleak.audits.by_name.defenses import defense_named
 from gradleak.audits.by_name.models import model_digest, model_named
 from gradleak.audits.by_name.plugins import KINDS, Plugin, plugins
 from gradleak.audits.by_name.references import code_digest, import_reference

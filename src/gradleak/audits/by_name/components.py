@@ -1,15 +1,15 @@
-"""Attacks, clients, defenses and threat models by name."""
+"""Attacks, clients and threat models by name."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 from gradleak.attacks import ATTACKS, Attack, using_layers
-from gradleak.audits.by_name.resolving import ARTICLES, guarded, resolve
+from gradleak.audits.by_name.parts import component, refuse_component
+from gradleak.audits.by_name.resolving import guarded, resolve
 from gradleak.audits.by_name.settings import called
 from gradleak.audits.faults import BadSettings, Fault
 from gradleak.clients import CLIENTS, Client
-from gradleak.defenses import DEFENSES, Defense
 from gradleak.threat import ThreatModel
 
 _ATTACKS = {factory.__name__: factory for factory in ATTACKS}
@@ -41,7 +41,7 @@ def attack_named(name: str, settings: Mapping[str, object]) -> Attack:
         settings = {key: value for key, value in settings.items() if key != "attack"}
     attack = guarded("attacks", lambda: called(factory, settings, given=given))
     if not callable(attack) or not isinstance(getattr(attack, "name", None), str):
-        _refuse("attacks", attack, "return something with a name that can be called with an observation")
+        refuse_component("attacks", attack, "return something with a name that can be called with an observation")
     return cast(Attack, attack)
 
 
@@ -56,7 +56,7 @@ def client_named(name: str, settings: Mapping[str, object]) -> Client:
     members = settings.get("clients")
     if isinstance(members, Sequence) and not isinstance(members, str):
         settings = {**settings, "clients": tuple(map(_member, cast("Sequence[object]", members)))}
-    return _component("clients", name, settings, CLIENTS, ("problems", "bind"))
+    return component("clients", name, settings, CLIENTS, ("problems", "bind"))
 
 
 def _member(entry: object) -> object:
@@ -80,11 +80,6 @@ def _member(entry: object) -> object:
     return client_named(name, {**plain, **(cast("dict[str, object]", settings) if settings else {})})
 
 
-def defense_named(name: str, settings: Mapping[str, object]) -> Defense:
-    """A defense by the name of its class; arguments and errors as for `attack_named`."""
-    return _component("defenses", name, settings, DEFENSES, ("problems", "apply"))
-
-
 def threat_named(settings: Mapping[str, object]) -> ThreatModel:
     """A threat model.
 
@@ -105,21 +100,3 @@ def described(name: str, component: object) -> dict[str, Any]:
     if not is_dataclass(component):
         return {"name": name}
     return {"name": name, **{field.name: getattr(component, field.name) for field in fields(component) if field.init}}
-
-
-def _component(
-    kind: str, name: str, settings: Mapping[str, object], own: Sequence[type], methods: Sequence[str]
-) -> Any:
-    made_by = resolve(kind, name, {entry.__name__: entry for entry in own})
-    component = guarded(kind, lambda: called(made_by, settings))
-    if not is_dataclass(component) or isinstance(component, type):
-        _refuse(kind, component, "decorate the class with @dataclass(frozen=True)")
-    missing = [method for method in methods if not callable(getattr(component, method, None))]
-    if missing:
-        _refuse(kind, component, f"give it the method {' and '.join(missing)}")
-    return component
-
-
-def _refuse(kind: str, got: object, advice: str) -> NoReturn:
-    text = f"expected {ARTICLES[kind]}, got {type(got).__name__}; {advice}"
-    raise BadSettings(kind, [Fault(("name",), text)])
