@@ -10,6 +10,7 @@ import torch
 from gradleak.attacks.closed_form.single import single_example
 from gradleak.attacks.head import find_head
 from gradleak.attacks.labels.loss_form import find_loss_form
+from gradleak.attacks.rescaling import rescaled
 from gradleak.clients import DPSGD, Aggregate, Client, Gradient, LocalSGD
 from gradleak.clients.gradient import gradient_like
 from gradleak.clients.settings import StepSettings
@@ -46,8 +47,12 @@ def as_gradient(observation: Observation) -> Observation | str:
     reduced = _reduced(client, observation.task, count)
     if isinstance(reduced, str):
         return reduced
-    if observation.defenses and reduced.scale != 1:
-        return "the defense acts on the update as it was sent, which the gradient's scale would change"
+    defenses = observation.defenses
+    if defenses and (reduced.scale != 1 or reduced.decay):
+        # What acts on the update as it was sent has to say what it is in the gradient's units.
+        defenses = None if reduced.decay else rescaled(defenses, 1 / reduced.scale)
+        if defenses is None:
+            return "the defense acts on the update as it was sent, which the gradient's scale would change"
     if isinstance(client, DPSGD) and _clipped(client, observation.update):
         scale = None if observation.defenses else _clipping(observation)
         if scale is None:
@@ -56,6 +61,7 @@ def as_gradient(observation: Observation) -> Observation | str:
     return replace(
         observation,
         client=reduced.client,
+        defenses=defenses,
         update=_rescaled(observation.update, observation.state, reduced.scale, reduced.decay),
         threat=replace(observation.threat, order_known=False),
     )

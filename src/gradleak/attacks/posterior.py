@@ -28,6 +28,8 @@ from gradleak.threat import Observation, simulator
 # Without noise the prior only decides what the update leaves open: this is the variance, relative to the update's
 # squared norm, that stands for none.
 TIE_BREAK = 1e-12
+# Share of the update's squared norm that is noise up to which the prior counts in full.
+_QUIET = 2e-3
 # The box has the weight of a pixel that strays by this share of the bounds, in standard deviations.
 _BOX = 0.02
 # Nats over a window of evaluations below which a search has settled, a share of the unknowns before the last level.
@@ -90,7 +92,22 @@ class Posterior:
         sent = self.step(variable, targets)
         noise = self.noise if level == self.level else Noise(math.sqrt(level * self.norm))
         value = noise.cost({name: sent[name] - tensor for name, tensor in self.observed.items()}) / self.norm
-        return value if level == 0 else value + 2 * level * self.surprise(variable)
+        return value if level == 0 else value + 2 * level * self.temper(level) * self.surprise(variable)
+
+    def temper(self, level: float) -> float:
+        """What the prior counts: all, but less where noise is a large share of the update.
+
+        The most probable image is smoother than the average one, which has the least error, and the more so the less
+        is known. The power was measured on LeNets with noise from 1e-3 to 1e-1.
+
+        Args:
+            level: variance of the noise relative to the update's squared norm.
+
+        Returns:
+            A factor of the prior in (0, 1].
+        """
+        share = level * sum(tensor.numel() for tensor in self.observed.values())
+        return min(1.0, (_QUIET / share) ** 0.25) if share > 0 else 1.0
 
     def surprise(self, variable: Tensor) -> Tensor:
         """Minus the log prior in nats: photographs, inside the box."""
