@@ -1,6 +1,7 @@
 """The most probable batch: its weights by hand, its limits, and what the prior and the known defense add."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 import gradleak as gl
+from gradleak.attacks.clipped import clipping
 from gradleak.attacks.labels import leading_row
 from gradleak.attacks.leftover import as_rounded, undefended
 from gradleak.attacks.likelihood import Noise, expected_misfit, known_noise
@@ -19,6 +21,7 @@ from gradleak.attacks.rescaling import rescaled
 from gradleak.attacks.surrogate import surrogate_gradient
 from gradleak.defenses import Defense, GaussianNoise, TopK
 from gradleak.seeds import stage_generator
+from gradleak.updates import UpdateKind
 from gradleak.zoo.data import load
 from gradleak.zoo.models import lenet
 from tests.problems import images, labels, small_lenet
@@ -44,7 +47,7 @@ def test_noises_add_by_their_variances() -> None:
     observation, _ = gl.capture(
         small_lenet(), images(2), labels(2), defenses=[GaussianNoise(0.3), TopK(0.5), GaussianNoise(0.4)]
     )
-    assert known_noise(observation) == Noise(pytest.approx(0.5))
+    assert known_noise(observation).std == pytest.approx(0.5)
     blind = replace(observation, defenses=None)
     assert known_noise(blind).std == 0
 
@@ -157,7 +160,9 @@ class Cells:
     def problems(self) -> list[str]:
         return []
 
-    def apply(self, tensors: dict[str, Tensor], kind: str, generator: torch.Generator | None) -> dict[str, Tensor]:
+    def apply(
+        self, tensors: Mapping[str, Tensor], kind: UpdateKind, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
         del kind, generator
         return {name: (tensor / self.step).round() * self.step for name, tensor in tensors.items()}
 
@@ -198,10 +203,46 @@ def test_defenses_follow_the_scale_of_one_local_step() -> None:
     )
     reduced = as_gradient(observation)
     assert isinstance(reduced, gl.Observation)
-    assert reduced.defenses == (TopK(0.5), GaussianNoise(pytest.approx(0.2)))
-    assert surrogate_gradient(observation).defenses == (TopK(0.5), GaussianNoise(pytest.approx(0.2)))
+    assert reduced.defenses == (TopK(0.5), GaussianNoise(1 / 0.1 * 0.02))
+    assert surrogate_gradient(observation).defenses == (TopK(0.5), GaussianNoise(1 / 0.1 * 0.02))
     assert rescaled([Cells(0.1)], 2.0) is None
     decayed = gl.clients.LocalSGD(lr=0.1, weight_decay=0.01)
     other, _ = gl.capture(small_lenet(), images(1), labels(1), client=decayed, defenses=[TopK(0.5)])
     assert isinstance(as_gradient(other), str)
     assert surrogate_gradient(other).defenses == ()
+
+
+@dataclass(frozen=True)
+class Shorten:
+    """Divide by the norm where it exceeds a limit."""
+
+    limit: float
+
+    def problems(self) -> list[str]:
+        return []
+
+    def apply(
+        self, tensors: Mapping[str, Tensor], kind: UpdateKind, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
+        del kind, generator
+        norm = torch.stack([tensor.square().sum() for tensor in tensors.values()]).sum().sqrt()
+        factor = (self.limit / norm).clamp(max=1)
+        return {name: tensor * factor for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("limit", [0.01, 1e6])
+def test_clipping_of_one_example_hides_nothing(limit: float) -> None:
+    pair = photograph(Shorten(limit))
+    reduced = as_gradient(pair[0])
+    assert isinstance(reduced, gl.Observation)
+    assert reduced.defenses == ()
+    exact = photograph()[0].update.tensors
+    for name, tensor in reduced.update.tensors.items():
+        torch.testing.assert_close(tensor, exact[name], rtol=1e-4, atol=1e-6)
+    assert psnr(gl.attacks.auto(), pair) > 60
+
+
+def test_defenses_that_change_directions_are_no_clipping() -> None:
+    observation, _ = photograph()
+    for defense in (TopK(0.5), Cells(0.1), GaussianNoise(0.1)):
+        assert clipping(defense, observation.update) is None
