@@ -196,7 +196,8 @@ class Auto:
             yield linear_layer, True
         if not _has_kinks(observation) and getattr(observation.client, "dropout", None) != "random":
             trace.append("search for the most probable batch behind the defenses")
-            yield self._with_restarts(maximum_a_posteriori, self.restarts), False
+            # Local steps have a search of their own, which follows.
+            yield _with_share(maximum_a_posteriori, _SHARE if observation.update.kind == "delta" else 1.0), False
 
     def _by_client(self, observation: Observation, trace: list[str]) -> Iterator[tuple[Factory, bool]]:
         """Searches made for a client; those for every update follow, except where local steps were searched through."""
@@ -246,6 +247,16 @@ def _simulated_examples(observation: Observation) -> int | None:
 
 def _has_kinks(observation: Observation) -> bool:
     return any(isinstance(module, _KINKED) for module in observation.task.model.modules())
+
+
+def _with_share(factory: Callable[..., Attack], share: float) -> Factory:
+    """The factory with a share of what is left of the budget."""
+
+    def make(*, max_evaluations: int | None, max_seconds: float | None) -> Attack:
+        evaluations = None if max_evaluations is None else max(1, int(share * max_evaluations))
+        return factory(max_evaluations=evaluations, max_seconds=None if max_seconds is None else share * max_seconds)
+
+    return make
 
 
 def _on(observation: Observation, factory: Callable[..., Attack]) -> Factory:
@@ -310,8 +321,9 @@ def auto(
 
     It reads the model, tries closed forms, each of which says why if it does not apply, and goes on to searches for
     what is left of the budget: with a derivative for the masks where the network has kinks, by L-BFGS and
-    Levenberg-Marquardt where it is smooth. It returns the best by the relative squared error of the update, and what
-    it tried in `Reconstruction.trace`.
+    Levenberg-Marquardt where it is smooth, and for the most probable batch where defenses are known. It returns the
+    best by the relative squared error of the update, or by the posterior where it is defended, and what it tried in
+    `Reconstruction.trace`.
 
     Args:
         closed_forms: False leaves the searches alone.
