@@ -13,10 +13,11 @@ from gradleak.attacks.clipped import clipping
 from gradleak.attacks.labels import leading_row
 from gradleak.attacks.leftover import as_rounded, undefended
 from gradleak.attacks.likelihood import Noise, expected_misfit, known_noise
+from gradleak.attacks.most_probable import MaximumAPosteriori
 from gradleak.attacks.natural_images import contrasts, difference_lengths, natural_images
 from gradleak.attacks.objectives import normalized_squared_distance
 from gradleak.attacks.one_gradient import as_gradient
-from gradleak.attacks.posterior import MaximumAPosteriori, Posterior
+from gradleak.attacks.posterior import Posterior
 from gradleak.attacks.rescaling import rescaled
 from gradleak.attacks.surrogate import surrogate_gradient
 from gradleak.defenses import Defense, GaussianNoise, TopK

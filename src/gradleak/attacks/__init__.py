@@ -14,7 +14,7 @@ from gradleak.attacks.closed_form import (
 )
 from gradleak.attacks.dropout import dropout_inversion
 from gradleak.attacks.local import local_training, order_invariant, sme
-from gradleak.attacks.posterior import maximum_a_posteriori
+from gradleak.attacks.most_probable import maximum_a_posteriori
 from gradleak.attacks.protocol import Attack, Progress
 from gradleak.attacks.recipes import (
     cpl,

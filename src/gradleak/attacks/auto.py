@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +11,15 @@ from gradleak.attacks.batch_norm import batch_norm_inversion
 from gradleak.attacks.closed_form import CLOSED_FORMS, linear_layer
 from gradleak.attacks.disturbance import is_plain
 from gradleak.attacks.dropout import dropout_inversion
+from gradleak.attacks.factories import Factory, on_another, with_share
 from gradleak.attacks.labels.batch_size import NoBatchSize, recover_batch_size
 from gradleak.attacks.leftover import as_rounded, undefended
 from gradleak.attacks.likelihood import known_noise
 from gradleak.attacks.local import SIMULATED_EXAMPLES, local_training
 from gradleak.attacks.mismatch import mismatch
+from gradleak.attacks.most_probable import maximum_a_posteriori
 from gradleak.attacks.one_gradient import as_gradient
-from gradleak.attacks.posterior import Posterior, maximum_a_posteriori
+from gradleak.attacks.posterior import Posterior
 from gradleak.attacks.precision import in_precision
 from gradleak.attacks.protocol import Attack, Progress, not_applicable
 from gradleak.attacks.recipes import finite_differences, inverting_gradients
@@ -47,14 +48,6 @@ _SHARE = 0.6
 
 # Modules whose derivative jumps; a search that relies on curvature stalls at the jumps.
 _KINKED = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ReLU6, nn.Hardtanh, nn.MaxPool1d, nn.MaxPool2d, nn.AdaptiveMaxPool2d)
-
-
-class Factory(Protocol):
-    """How the portfolio makes an attack with what is left of its budget."""
-
-    def __call__(self, *, max_evaluations: int | None, max_seconds: float | None) -> Attack:
-        """The attack."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -191,13 +184,13 @@ class Auto:
         if self.closed_forms and rounded is not None:
             trace.append(f"the defenses round to a relative error of {rounded.update.coarseness:.1e}")
             for closed_form in CLOSED_FORMS if rounded.update.kind == "gradient" else (linear_layer,):
-                yield _on(rounded, closed_form), True
+                yield on_another(rounded, closed_form), True
         elif self.closed_forms:
             yield linear_layer, True
         if not _has_kinks(observation) and getattr(observation.client, "dropout", None) != "random":
             trace.append("search for the most probable batch behind the defenses")
             # Local steps have a search of their own, which follows.
-            yield _with_share(maximum_a_posteriori, _SHARE if observation.update.kind == "delta" else 1.0), False
+            yield with_share(maximum_a_posteriori, _SHARE if observation.update.kind == "delta" else 1.0), False
 
     def _by_client(self, observation: Observation, trace: list[str]) -> Iterator[tuple[Factory, bool]]:
         """Searches made for a client; those for every update follow, except where local steps were searched through."""
@@ -247,41 +240,6 @@ def _simulated_examples(observation: Observation) -> int | None:
 
 def _has_kinks(observation: Observation) -> bool:
     return any(isinstance(module, _KINKED) for module in observation.task.model.modules())
-
-
-def _with_share(factory: Callable[..., Attack], share: float) -> Factory:
-    """The factory with a share of what is left of the budget."""
-
-    def make(*, max_evaluations: int | None, max_seconds: float | None) -> Attack:
-        evaluations = None if max_evaluations is None else max(1, int(share * max_evaluations))
-        return factory(max_evaluations=evaluations, max_seconds=None if max_seconds is None else share * max_seconds)
-
-    return make
-
-
-def _on(observation: Observation, factory: Callable[..., Attack]) -> Factory:
-    """The factory's attack, given another observation than that of the portfolio."""
-
-    def make(*, max_evaluations: int | None, max_seconds: float | None) -> Attack:
-        return _Elsewhere(factory(max_evaluations=max_evaluations, max_seconds=max_seconds), observation)
-
-    return make
-
-
-@dataclass(frozen=True, eq=False)
-class _Elsewhere:
-    """An attack on a fixed observation."""
-
-    attack: Attack
-    observation: Observation
-
-    @property
-    def name(self) -> str:
-        return self.attack.name
-
-    def __call__(self, observation: Observation, *, seed: int = 0, progress: Progress | None = None) -> Reconstruction:
-        del observation
-        return self.attack(self.observation, seed=seed, progress=progress)
 
 
 def _measure(observation: Observation) -> Callable[[Reconstruction], float]:
