@@ -84,7 +84,7 @@ def test_a_defended_update_is_searched_too() -> None:
     noise = gl.defenses.GaussianNoise(std=1e-4)
     observation, _ = gl.capture(small_lenet(initialization="uniform"), images(1), labels(1), defenses=[noise])
     result = gl.attacks.auto(max_seconds=None, max_evaluations=900)(observation)
-    assert any(line.startswith("staged: ") for line in result.trace)
+    assert any(line.startswith("maximum_a_posteriori: ") for line in result.trace)
 
 
 def test_zero_update_is_no_evidence() -> None:

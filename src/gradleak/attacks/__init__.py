@@ -14,6 +14,7 @@ from gradleak.attacks.closed_form import (
 )
 from gradleak.attacks.dropout import dropout_inversion
 from gradleak.attacks.local import local_training, order_invariant, sme
+from gradleak.attacks.most_probable import maximum_a_posteriori
 from gradleak.attacks.protocol import Attack, Progress
 from gradleak.attacks.recipes import (
     cpl,
@@ -34,6 +35,7 @@ ATTACKS = (
     auto,
     *CLOSED_FORMS,
     staged,
+    maximum_a_posteriori,
     residual_peeling,
     relu_inversion,
     batch_norm_inversion,
@@ -71,6 +73,7 @@ __all__ = [
     "layer_recursion",
     "linear_layer",
     "local_training",
+    "maximum_a_posteriori",
     "order_invariant",
     "position_gradient",
     "r_gap",

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +11,15 @@ from gradleak.attacks.batch_norm import batch_norm_inversion
 from gradleak.attacks.closed_form import CLOSED_FORMS, linear_layer
 from gradleak.attacks.disturbance import is_plain
 from gradleak.attacks.dropout import dropout_inversion
+from gradleak.attacks.factories import Factory, on_another, with_share
 from gradleak.attacks.labels.batch_size import NoBatchSize, recover_batch_size
+from gradleak.attacks.leftover import as_rounded, undefended
+from gradleak.attacks.likelihood import known_noise
 from gradleak.attacks.local import SIMULATED_EXAMPLES, local_training
 from gradleak.attacks.mismatch import mismatch
+from gradleak.attacks.most_probable import maximum_a_posteriori
 from gradleak.attacks.one_gradient import as_gradient
+from gradleak.attacks.posterior import Posterior
 from gradleak.attacks.precision import in_precision
 from gradleak.attacks.protocol import Attack, Progress, not_applicable
 from gradleak.attacks.recipes import finite_differences, inverting_gradients
@@ -35,19 +39,15 @@ _DONE = 1e-9
 _NO = "does not apply"
 _LOCAL = "local_training:"
 _MASKED = "dropout_inversion"
+_PROBABLE = "maximum_a_posteriori"
+# Variance relative to the update's squared norm at which candidates are compared where defenses add no noise: what
+# searches reach within seconds, so that the last digits of the misfit do not outweigh how plausible an image is.
+_COMPARED = 1e-9
 # Of what is left, for a search after which another one follows.
 _SHARE = 0.6
 
 # Modules whose derivative jumps; a search that relies on curvature stalls at the jumps.
 _KINKED = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ReLU6, nn.Hardtanh, nn.MaxPool1d, nn.MaxPool2d, nn.AdaptiveMaxPool2d)
-
-
-class Factory(Protocol):
-    """How the portfolio makes an attack with what is left of its budget."""
-
-    def __call__(self, *, max_evaluations: int | None, max_seconds: float | None) -> Attack:
-        """The attack."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,9 @@ class Auto:
                 return not_applicable(self.name, observation, f"the batch size is withheld: {size.reason}")
             trace.append(f"batch size {size.size} from the rank of {size.layer}{'' if size.certain else ', uncertain'}")
             observation = replace(observation, batch_size=size.size)
-        sent, observation = observation, self._one_gradient(observation, trace)
+        sent, observation = observation, self._one_gradient(undefended(observation), trace)
         done = max(_DONE, 10 * observation.update.coarseness**2)
+        measure = _measure(observation)
         best: Reconstruction | None = None
         best_mismatch = float("inf")
         used = 0
@@ -107,22 +108,24 @@ class Auto:
                 trace.append(f"{found.attack}: {_NO}, {found.message}")
                 continue
             # Masks that were searched are part of the answer, and no other measure knows them.
-            error = found.objective if found.attack == _MASKED else _mismatch(observation, found)
+            error = found.objective if found.attack == _MASKED else measure(found)
             trace.append(f"{found.attack}: {found.message} ({found.seconds:.2g} s)")
             if best is None or error < best_mismatch:
                 best, best_mismatch = found, error
             # Algebra takes the update at its word, so where it was defended, clipped or rounded, or may have been, or
             # where the subtraction of weights left few digits, the searches run too.
             decisive = is_closed_form and plain and not observation.update.coarseness
-            if decisive or error <= done:
+            settled = found.attack == _PROBABLE and found.status == "converged"
+            if decisive or error <= done or settled:
                 reason = "algebra determines the answer" if decisive else "the update is reproduced"
+                reason = "the update is explained as well as its noise allows" if settled else reason
                 trace.append(f"stopped: {reason}")
                 break
         seconds = time.perf_counter() - began
         if best is None:
             why = "no attack applies: " + "; ".join(trace)
             return replace(not_applicable(self.name, observation, why), trace=tuple(trace), seconds=seconds)
-        if sent is not observation and best.attack != _MASKED:
+        if best.attack != _MASKED:
             best_mismatch = _mismatch(sent, best)
         return replace(
             best,
@@ -147,7 +150,10 @@ class Auto:
 
     def _plan(self, observation: Observation, trace: list[str]) -> Iterator[tuple[Factory, bool]]:
         """What to try in which order, and whether each is a closed form."""
-        if self.closed_forms:
+        defended = bool(observation.defenses) or known_noise(observation).std > 0
+        if defended:
+            yield from self._by_posterior(observation, trace)
+        elif self.closed_forms:
             # Of local training, only ratios of the same sums over all steps are left to algebra.
             for closed_form in CLOSED_FORMS if observation.update.kind == "gradient" else (linear_layer,):
                 yield closed_form, True
@@ -171,6 +177,20 @@ class Auto:
         if any(NO_SECOND_DERIVATIVE in line for line in trace):
             trace.append("search with first derivatives")
             yield self._with_restarts(finite_differences, 1), False
+
+    def _by_posterior(self, observation: Observation, trace: list[str]) -> Iterator[tuple[Factory, bool]]:
+        """Of a defended update: algebra where it holds for what is left, then what is most probable."""
+        rounded = as_rounded(observation)
+        if self.closed_forms and rounded is not None:
+            trace.append(f"the defenses round to a relative error of {rounded.update.coarseness:.1e}")
+            for closed_form in CLOSED_FORMS if rounded.update.kind == "gradient" else (linear_layer,):
+                yield on_another(rounded, closed_form), True
+        elif self.closed_forms:
+            yield linear_layer, True
+        if not _has_kinks(observation) and getattr(observation.client, "dropout", None) != "random":
+            trace.append("search for the most probable batch behind the defenses")
+            # Local steps have a search of their own, which follows.
+            yield with_share(maximum_a_posteriori, _SHARE if observation.update.kind == "delta" else 1.0), False
 
     def _by_client(self, observation: Observation, trace: list[str]) -> Iterator[tuple[Factory, bool]]:
         """Searches made for a client; those for every update follow, except where local steps were searched through."""
@@ -218,6 +238,28 @@ def _simulated_examples(observation: Observation) -> int | None:
     return sum(getattr(member, "epochs", 1) * len(part) for member, part in parts)
 
 
+def _has_kinks(observation: Observation) -> bool:
+    return any(isinstance(module, _KINKED) for module in observation.task.model.modules())
+
+
+def _measure(observation: Observation) -> Callable[[Reconstruction], float]:
+    """What candidates are compared by: the mismatch, or where the update is defended minus the log posterior."""
+    noise = known_noise(observation)
+    if not observation.defenses and not noise.std:
+        return lambda found: _mismatch(observation, found)
+    double = in_precision(observation, torch.float64)
+    posterior = Posterior.of(double)
+    level = posterior.level or _COMPARED
+
+    def measure(found: Reconstruction) -> float:
+        if not bool(torch.isfinite(found.variable).all()):
+            return float("inf")
+        with torch.no_grad():
+            return float(posterior.value(found.variable.double(), found.target_probabilities.double(), level))
+
+    return measure
+
+
 def _mismatch(observation: Observation, found: Reconstruction) -> float:
     """One measure for all that was tried: the relative squared error of the update, in float64."""
     if not bool(torch.isfinite(found.variable).all()):
@@ -237,8 +279,9 @@ def auto(
 
     It reads the model, tries closed forms, each of which says why if it does not apply, and goes on to searches for
     what is left of the budget: with a derivative for the masks where the network has kinks, by L-BFGS and
-    Levenberg-Marquardt where it is smooth. It returns the best by the relative squared error of the update, and what
-    it tried in `Reconstruction.trace`.
+    Levenberg-Marquardt where it is smooth, and for the most probable batch where defenses are known. It returns the
+    best by the relative squared error of the update, or by the posterior where it is defended, and what it tried in
+    `Reconstruction.trace`.
 
     Args:
         closed_forms: False leaves the searches alone.

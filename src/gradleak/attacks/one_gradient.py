@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import torch
 
+from gradleak.attacks.clipped import clipping
 from gradleak.attacks.closed_form.single import single_example
 from gradleak.attacks.head import find_head
 from gradleak.attacks.labels.loss_form import find_loss_form
+from gradleak.attacks.rescaling import rescaled
 from gradleak.clients import DPSGD, Aggregate, Client, Gradient, LocalSGD
 from gradleak.clients.gradient import gradient_like
 from gradleak.clients.settings import StepSettings
@@ -29,6 +31,7 @@ def as_gradient(observation: Observation) -> Observation | str:
       examples together, unless BatchNorm sees each client's batch alone.
     - `DPSGD` without noise of one example. If its gradient was clipped, the last layer tells by how much: its bias's
       gradient is a multiple of `softmax(z) - y`, and the logits z follow from the layer's input, which needs no scale.
+    - A gradient of one example that a known defense clipped as a whole: the same.
 
     Args:
         observation: what the attacker holds; it is not changed.
@@ -41,13 +44,17 @@ def as_gradient(observation: Observation) -> Observation | str:
         kind = observation.update.kind
         return observation if kind == "gradient" else "a weight delta of an unknown client need not be one gradient"
     if isinstance(client, Gradient) and client.micro_batch is None:
-        return observation
+        return _unclipped(observation)
     count = observation.batch_size
     reduced = _reduced(client, observation.task, count)
     if isinstance(reduced, str):
         return reduced
-    if observation.defenses and reduced.scale != 1:
-        return "the defense acts on the update as it was sent, which the gradient's scale would change"
+    defenses = observation.defenses
+    if defenses and (reduced.scale != 1 or reduced.decay):
+        # What acts on the update as it was sent has to say what it is in the gradient's units.
+        defenses = None if reduced.decay else rescaled(defenses, 1 / reduced.scale)
+        if defenses is None:
+            return "the defense acts on the update as it was sent, which the gradient's scale would change"
     if isinstance(client, DPSGD) and _clipped(client, observation.update):
         scale = None if observation.defenses else _clipping(observation)
         if scale is None:
@@ -56,9 +63,23 @@ def as_gradient(observation: Observation) -> Observation | str:
     return replace(
         observation,
         client=reduced.client,
+        defenses=defenses,
         update=_rescaled(observation.update, observation.state, reduced.scale, reduced.decay),
         threat=replace(observation.threat, order_known=False),
     )
+
+
+def _unclipped(observation: Observation) -> Observation:
+    """The gradient before a clipping that did nothing, or whose factor the last layer tells; else as it is."""
+    if observation.defenses is None or len(observation.defenses) != 1:
+        return observation
+    found = clipping(observation.defenses[0], observation.update)
+    if found == "inactive":
+        return replace(observation, defenses=())
+    scale = _clipping(observation) if found == "active" and observation.batch_size == 1 else None
+    if scale is None:
+        return observation
+    return replace(observation, update=_rescaled(observation.update, observation.state, scale, 0.0), defenses=())
 
 
 class _Reduced:

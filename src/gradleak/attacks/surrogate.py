@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from gradleak.attacks.rescaling import rescaled
 from gradleak.clients import Aggregate, Client, Gradient, LocalAdam, LocalSGD
 from gradleak.clients.gradient import gradient_like
 from gradleak.clients.local_training import LocalTraining
 from gradleak.clients.settings import StepSettings
+from gradleak.defenses import Defense
 from gradleak.errors import refuse
 from gradleak.tasks import ModelState
 from gradleak.threat import Observation
@@ -141,9 +143,10 @@ def surrogate_gradient(
         scale: what divides minus the delta to give a gradient, above 0; None for `path_scale`.
 
     Returns:
-        The observation of a gradient of the whole private batch, with the sign of a gradient, without buffers and
-        defenses. Where the scale is not known it remains a delta of an unknown client, of which only the direction
-        counts: attacks on gradients then say that they do not apply. A gradient is returned as it is.
+        The observation of a gradient of the whole private batch, with the sign of a gradient and without buffers.
+        Defenses are given in its units; where they do not say what they become there, none are. Where the scale is
+        not known it remains a delta of an unknown client, of which only the direction counts: attacks on gradients
+        then say that they do not apply. A gradient is returned as it is.
 
     Raises:
         BadInput: when alpha or the scale is out of range, or the client's path is no multiple of a gradient, as Adam's.
@@ -166,8 +169,16 @@ def surrogate_gradient(
         state=state,
         update=Update(_gradient(observation, found), "gradient", coarseness=_coarseness(observation)),
         client=surrogate_client(observation.client),
-        defenses=None if observation.defenses is None else (),
+        defenses=_defenses(observation, found),
     )
+
+
+def _defenses(observation: Observation, scale: Scale) -> tuple[Defense, ...] | None:
+    """The defenses in units of the gradient, if all have such; none after weight decay, which is no change of scale."""
+    if not observation.defenses:
+        return observation.defenses
+    factor = -1 / scale.gradient
+    return (rescaled(observation.defenses, factor) or ()) if not scale.weights else ()
 
 
 def _coarseness(observation: Observation) -> float:

@@ -23,6 +23,7 @@ TYPICAL_SECONDS = {
     "softmax_separation": 0.2,
     "cocktail_party": 5.0,
     "staged": 5.0,
+    "maximum_a_posteriori": 5.0,
     "finite_differences": 6.0,
     "relu_inversion": 15.0,
     "batch_norm_inversion": 15.0,

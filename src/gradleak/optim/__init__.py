@@ -17,6 +17,7 @@ from gradleak.optim.minimize import (
     minimize,
     value_and_gradient,
 )
+from gradleak.optim.settling import Settling
 from gradleak.optim.stages import Stage, minimize_in_stages
 from gradleak.optim.wolfe_lbfgs import WolfeLBFGS
 
@@ -35,6 +36,7 @@ __all__ = [
     "Optimizer",
     "Proposals",
     "Schedule",
+    "Settling",
     "Stage",
     "StrongWolfe",
     "WarmCosine",

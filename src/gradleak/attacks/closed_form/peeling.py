@@ -251,6 +251,8 @@ def _through(
         smallest = float(torch.linalg.svdvals(outputs.cotangents)[-1])
         std = torch.full_like(values[:, 0], rounding / max(smallest, 1e-300))
         return Front(position, values, outputs.cotangents @ affine.weight, std)
+    if not bool(gradient.any()):  # pruned, or rounded away: of no exact gradient would all entries vanish
+        return None
     equations = _equations(affine, outputs, rounding**-2)
     solution = solve_convolution(
         equations,

@@ -19,7 +19,7 @@ from gradleak.attacks.labels.rules import (
     round_counts,
     row_minimum,
 )
-from gradleak.attacks.labels.single import bias_sign, row_sum_sign
+from gradleak.attacks.labels.single import bias_sign, leading_row, row_sum_sign
 
 __all__ = [
     "BatchSize",
@@ -37,6 +37,7 @@ __all__ = [
     "ilrg",
     "llg",
     "llg_white_box",
+    "leading_row",
     "present_by_bias_sign",
     "recover_batch_size",
     "recover_counts",
