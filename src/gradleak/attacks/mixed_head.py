@@ -27,7 +27,7 @@ _WIDEST = (0.3, 1.2)
 # Gain of a step below which a search has ended.
 _SMALL = 1e-6
 # Mean squared misfit, in units of rounding, that needs no other start.
-_SETTLED = 3.0
+_SETTLED = 0.05
 
 Partners = tuple[int, ...]
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from gradleak.attacks.closed_form.pixels import total_variation
 from gradleak.defenses.augment import Steps, transformed
@@ -24,6 +25,9 @@ _STEPS = 80
 _MEAN, _MEAN_SPREAD = 0.43, 0.15
 _CONTRAST, _CONTRAST_SPREAD = -1.6, 0.4
 _MOST_CHOICES = 64
+_MOVES = frozenset({"shearX", "shearY", "translateX", "translateY", "rotate"})
+# Derivative by a pixel from which on it counts as seen.
+_SEEN = 0.5
 
 
 def unaugment(images: Tensor, possible: Sequence[Steps], space: ImageSpace) -> tuple[Tensor, tuple[Steps, ...]]:
@@ -79,9 +83,25 @@ def _before(image: Tensor, steps: Steps) -> tuple[float, Tensor]:
 
 
 def _first(image: Tensor, steps: Steps) -> Tensor:
-    """Roughly the image before: what is left of it, moved back."""
-    opposite = {"shearX", "shearY", "translateX", "translateY", "rotate"}
+    """Roughly the image before: what is left of it, moved back, and spread over what is not."""
+    left = torch.ones_like(image).requires_grad_()
+    moved = left
+    for name, amount in steps:
+        moved = transformed(((name, amount),), moved, _UNIT) if name in _MOVES else moved
+    (weight,) = torch.autograd.grad(moved.sum(), left) if moved is not left else (left.detach(),)
     for name, amount in reversed(steps):
-        if name in opposite or name == "invert":
+        if name in _MOVES or name == "invert":
             image = transformed(((name, -amount),), image, _UNIT)
+    return _spread(image, (weight > _SEEN).to(image))
+
+
+def _spread(image: Tensor, known: Tensor) -> Tensor:
+    """Unknown pixels as the mean of their neighbors, from the known ones outward."""
+    for _ in range(max(image.shape[-2:])):
+        if bool(known.all()):
+            break
+        share = avg_pool2d(known, 3, stride=1, padding=1)
+        around = avg_pool2d(known * image, 3, stride=1, padding=1) / share.clamp(min=1e-12)
+        image = torch.where(known > 0, image, torch.where(share > 0, around, image))
+        known = (known + share > 0).to(image)
     return image

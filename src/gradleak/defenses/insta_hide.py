@@ -20,8 +20,9 @@ class InstaHide:
 
     Each encoding takes its own image and k - 1 others of the batch, by k - 1 permutations that never agree: the same
     distances on a random circle of the batch. Shares are Dirichlet(3, 1, ..., 1), drawn again until none exceeds
-    `largest`; targets are mixed with the same shares. Signs are those of what the model receives: after the space's mean and std.
-    Batches of fewer than k examples mix all that they have; a single image is not mixed, only its signs are drawn.
+    `largest`; targets are mixed with the same shares. Signs are those of what the model receives: after the space's
+    mean and std. Batches of fewer than k examples mix all that they have; a single image is not mixed, only its signs
+    are drawn.
 
     Of the released settings, the concentrations and the bound of 0.65 are taken from descriptions of the code and not
     checked against it. The inter variant, which mixes public images in, is not there.
