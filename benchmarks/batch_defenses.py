@@ -28,6 +28,7 @@ from gradleak.zoo.data import load
 from gradleak.zoo.models import lenet
 
 SUCCESS_DB = 20.0
+UNCHANGED_DB = 100.0
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,13 @@ def report(rows: Sequence[Row], arguments: argparse.Namespace) -> str:
         f"{'attacker':<10}{'PSNR median (quartiles)':>28}{f'>={SUCCESS_DB:g} dB':>10}{'95 %':>12}"
         f"{'SSIM':>7}{'labels':>8}{'s':>7}",
     ]
+    changed = {row.batch for row in rows if row.attacker == "mixed" and min(row.psnr) < UNCHANGED_DB}
+    if len(changed) < batches:
+        lines.insert(1, f"of which the defense changed {len(changed)}; the others are left out below")
     for name in dict.fromkeys(row.attacker for row in rows):
-        own = [row for row in rows if row.attacker == name]
+        own = [row for row in rows if row.attacker == name and row.batch in changed]
+        if not own:
+            continue
         # What an attack did not return counts as not reconstructed, not as missing.
         psnr = [-math.inf if value != value else value for row in own for value in row.psnr]
         low, median, high = quantiles(psnr, (0.25, 0.5, 0.75)).values

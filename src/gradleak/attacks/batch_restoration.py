@@ -12,14 +12,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from gradleak.attacks.closed_form.pixels import PixelSearch
 from gradleak.attacks.closed_form.softmax_separation import SoftmaxSeparation, head_problem
 from gradleak.attacks.decoding import decode_encodings
+from gradleak.attacks.free_shares import Shares, separate_shares
 from gradleak.attacks.mixed_head import MixedHead, separate_mixed
+from gradleak.attacks.mixed_targets import mixes_targets
 from gradleak.attacks.protocol import Attack, Progress, not_applicable
 from gradleak.attacks.smooth import staged
 from gradleak.attacks.unaugmenting import unaugment
-from gradleak.attacks.unmixing import Unmixed, smoothed, unmix
+from gradleak.attacks.unmixing import Unmixed, smoothed, solved, unmix
 from gradleak.defenses import Augment, ChangesBatch, Defense, InstaHide, MixesTargets, MixUp
+from gradleak.defenses.insta_hide import received, unreceived
 from gradleak.reconstructions import Reconstruction
 from gradleak.tasks import ImageSpace
 from gradleak.threat import Observation
@@ -30,14 +34,11 @@ _MOST_MIXED = 6
 _LAST_SHARE = 0.15
 _HEAD_SHARE = 0.3
 
+# Neighbors tell nothing of each other's signs; where most are right, absolute values are as smooth as the mixtures.
+_ENCODED = PixelSearch(coarse=(), weights=(1e-4, 1e-6, 0.003, 0.001, 1e-4, 1e-5, 1e-6), steps=(200,) * 7, unsigned=5)
+
 Search = Callable[[float | None, int | None], Attack]
 """From seconds and evaluations to the attack on the changed batch."""
-
-
-def mixes_targets(observation: Observation) -> bool:
-    """Whether a known defense makes soft targets of the private ones; one example leaves nothing to mix."""
-    known = observation.defenses or ()
-    return observation.batch_size != 1 and any(isinstance(one, MixesTargets) and one.mixes_targets for one in known)
 
 
 def changes_batch(observation: Observation) -> bool:
@@ -75,7 +76,7 @@ class BatchRestoration:
         others = tuple(one for one in observation.defenses or () if not isinstance(one, ChangesBatch))
         plain = replace(observation, defenses=others)
         seconds = None if self.max_seconds is None else (1 - _LAST_SHARE) * self.max_seconds
-        head: MixedHead | None = None
+        head: MixedHead | Shares | None = None
         if mixes_targets(observation):
             changed, head = self._mixed(plain, changing, seed, progress, seconds, began)
         else:
@@ -92,12 +93,12 @@ class BatchRestoration:
         progress: Progress | None,
         seconds: float | None,
         began: float,
-    ) -> tuple[Reconstruction, MixedHead | None]:
-        """The mixed batch by its head if one MixUp mixed it; else by a search for images and soft targets."""
+    ) -> tuple[Reconstruction, MixedHead | Shares | None]:
+        """The mixed batch by its head if one defense mixed it; else by a search for images and soft targets."""
         mixing = [one for one in changing if isinstance(one, MixesTargets) and one.mixes_targets]
-        reason = "only one MixUp with one share for the batch is solved for"
-        if len(mixing) == 1 and isinstance(mixing[0], MixUp) and not mixing[0].each:
-            found = self._by_head(plain, seed, seconds, began)
+        reason = "several defenses that mix targets are not solved for"
+        if len(mixing) == 1:
+            found = self._by_head(plain, mixing[0], seed, seconds, began)
             if not isinstance(found, str):
                 return found
             reason = found
@@ -108,8 +109,8 @@ class BatchRestoration:
         return replace(changed, targets_given=given, message=f"{reason}; {changed.message}"), None
 
     def _by_head(
-        self, plain: Observation, seed: int, seconds: float | None, began: float
-    ) -> tuple[Reconstruction, MixedHead] | str:
+        self, plain: Observation, mixing: object, seed: int, seconds: float | None, began: float
+    ) -> tuple[Reconstruction, MixedHead | Shares] | str:
         assert plain.batch_size is not None
         if plain.batch_size > _MOST_MIXED:
             return f"{plain.batch_size} examples have too many partners to try; {_MOST_MIXED} are the most"
@@ -117,9 +118,18 @@ class BatchRestoration:
         if isinstance(prepared, str):
             return prepared
         deadline = math.inf if seconds is None else began + _HEAD_SHARE * seconds
-        with torch.no_grad():
-            head = separate_mixed(prepared.problem, prepared.labels, prepared.classes, seed=seed, deadline=deadline)
         attack = SoftmaxSeparation(name=self.name, max_seconds=seconds, max_evaluations=self.max_evaluations)
+        head: MixedHead | Shares
+        if isinstance(mixing, MixUp) and not mixing.each:
+            with torch.no_grad():
+                head = separate_mixed(prepared.problem, prepared.labels, prepared.classes, seed=seed, deadline=deadline)
+        elif len(prepared.labels.unique()) < plain.batch_size:
+            return "one share for each example can be told only where all labels differ"
+        else:
+            head = separate_shares(prepared.problem, prepared.labels, prepared.classes, seed=seed, deadline=deadline)
+        if isinstance(mixing, InstaHide):
+            attack = replace(attack, schedule=_ENCODED, rough_schedule=_ENCODED)
+            plain = _with_room_for_signs(plain)
         targets = head.targets(prepared.classes).to(plain.task.dtype)
         changed = attack.below(plain, prepared.chain, prepared.head, head.separation, targets, began)
         return changed.message if changed.status == "not_applicable" else (changed, head)
@@ -129,22 +139,28 @@ class BatchRestoration:
         observation: Observation,
         changing: Sequence[Defense],
         changed: Reconstruction,
-        head: MixedHead | None,
+        head: MixedHead | Shares | None,
         began: float,
     ) -> Reconstruction:
         """From the changed batch to the private one, the last change first."""
         space, variable, labels = observation.task.space, changed.variable, changed.targets
         notes: list[str] = []
         for defense in reversed(changing):
-            if isinstance(defense, MixUp) and head is not None:
+            if isinstance(defense, MixUp) and isinstance(head, MixedHead):
                 unmixed = unmix(variable, tuple(head.labels.tolist()), head.partners, head.share)
                 variable, labels = _smoothed(variable, unmixed, space), head.labels
                 share = float(unmixed.coefficients.max(dim=1).values.min())
                 notes.append(f"unmixed with share {share:.3f}, {unmixed.choices} choices left open by the labels")
             elif isinstance(defense, InstaHide) and isinstance(space, ImageSpace):
-                eye = torch.eye(len(variable), dtype=torch.float64)
-                variable = decode_encodings(variable, eye, space)
-                notes.append("signs undone, mixtures left as they are")
+                known = isinstance(head, Shares)
+                shares = head.shares if isinstance(head, Shares) else torch.eye(len(variable), dtype=torch.float64)
+                variable = decode_encodings(variable, shares, space)
+                labels = head.labels if isinstance(head, Shares) else labels
+                notes.append("signs undone, " + ("and mixtures" if known else "mixtures left as they are"))
+            elif isinstance(defense, MixUp) and isinstance(head, Shares):
+                unmixed = Unmixed(solved(variable, head.shares), head.shares.to(variable), 1)
+                variable, labels = _smoothed(variable, unmixed, space), head.labels
+                notes.append("unmixed with one share for each example")
             elif isinstance(defense, Augment) and isinstance(space, ImageSpace):
                 variable, undone = unaugment(variable, defense.possible_steps(), space)
                 named = {" ".join(name for name, _ in steps) for steps in undone}
@@ -166,6 +182,17 @@ class BatchRestoration:
             seconds=time.perf_counter() - began,
             message=f"{changed.message}; {'; '.join(notes)}" if notes else changed.message,
         )
+
+
+def _with_room_for_signs(observation: Observation) -> Observation:
+    """The same with bounds within which images with flipped signs lie, too."""
+    task, space = observation.task, observation.task.space
+    if not isinstance(space, ImageSpace):
+        return observation
+    ends = torch.tensor(space.bounds).double().view(2, 1, 1, 1).expand(2, *space.shape)
+    flipped = unreceived(-received(ends, space), space)
+    bounds = float(torch.minimum(ends, flipped).min()), float(torch.maximum(ends, flipped).max())
+    return replace(observation, task=replace(task, space=replace(space, bounds=bounds)))
 
 
 def _smoothed(mixtures: Tensor, unmixed: Unmixed, space: object) -> Tensor:

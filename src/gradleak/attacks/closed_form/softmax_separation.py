@@ -18,6 +18,7 @@ from gradleak.attacks.closed_form.whitening import Whitening
 from gradleak.attacks.labels.counts import LabelCounts, NoCounts, recover_counts
 from gradleak.attacks.labels.dummies import dummy_variables
 from gradleak.attacks.labels.loss_form import LossForm, find_loss_form
+from gradleak.attacks.mixed_targets import WHY_NOT, mixes_targets
 from gradleak.attacks.protocol import Progress, not_applicable
 from gradleak.reconstructions import Reconstruction
 from gradleak.tasks import ImageSpace, Task
@@ -180,6 +181,8 @@ def _head_problem(
 def _prepare(observation: Observation) -> tuple[Chain, Affine, LossForm, LabelCounts] | str:
     """The chain, its head, the loss and the label counts, or why the attack does not apply."""
     count = observation.batch_size
+    if mixes_targets(observation):
+        return WHY_NOT
     if count is None:
         return "the batch size is withheld, and this attack needs it"
     if observation.update.kind != "gradient":
