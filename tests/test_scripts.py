@@ -149,3 +149,17 @@ def test_curves_benchmark(tmp_path: Path) -> None:
     page.write_text(text.replace("<!-- findings -->", "<!-- findings -->\nThe first layer leaks."))
     assert "6 of 6 trials" in run(*arguments)
     assert "The first layer leaks." in page.read_text()
+
+
+@pytest.mark.slow
+def test_batch_defenses_benchmark(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    for defense in ("mixup", "augment"):
+        out = run(
+            *("benchmarks/batch_defenses.py", "--defense", defense, "--batches", 1, "--batch-size", 2, "--seed", 1),
+            *("--policy", "0-2", "--seconds", 0.3, "--attackers", "adaptive", "blind", "none", "--json", file),
+        )
+        assert "withheld: labels; blind: defense withheld" in out
+        rows = json.loads(file.read_text())
+        assert {row["attacker"] for row in rows} == {"adaptive", "blind", "none", "mixed", "grey"}
+        assert all(len(row["psnr"]) == 2 for row in rows)

@@ -2,6 +2,7 @@
 
 from gradleak.attacks.auto import auto
 from gradleak.attacks.batch_norm import batch_norm_inversion
+from gradleak.attacks.batch_restoration import batch_restoration
 from gradleak.attacks.closed_form import (
     CLOSED_FORMS,
     april,
@@ -40,6 +41,7 @@ ATTACKS = (
     relu_inversion,
     batch_norm_inversion,
     dropout_inversion,
+    batch_restoration,
     local_training,
     sme,
     order_invariant,
@@ -62,6 +64,7 @@ __all__ = [
     "april",
     "auto",
     "batch_norm_inversion",
+    "batch_restoration",
     "cocktail_party",
     "cpl",
     "dlg",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gradleak.attacks.batch_norm import batch_norm_inversion
+from gradleak.attacks.batch_restoration import BatchRestoration, changes_batch
 from gradleak.attacks.closed_form import CLOSED_FORMS, linear_layer
 from gradleak.attacks.disturbance import is_plain
 from gradleak.attacks.dropout import dropout_inversion
@@ -80,6 +81,8 @@ class Auto:
                 return not_applicable(self.name, observation, f"the batch size is withheld: {size.reason}")
             trace.append(f"batch size {size.size} from the rank of {size.layer}{'' if size.certain else ', uncertain'}")
             observation = replace(observation, batch_size=size.size)
+        if changes_batch(observation):
+            return self._restored(observation, seed, progress, trace, began)
         sent, observation = observation, self._one_gradient(undefended(observation), trace)
         done = max(_DONE, 10 * observation.update.coarseness**2)
         measure = _measure(observation)
@@ -136,6 +139,19 @@ class Auto:
             seconds=seconds,
             trace=tuple(trace),
         )
+
+    def _restored(
+        self, observation: Observation, seed: int, progress: Progress | None, trace: list[str], began: float
+    ) -> Reconstruction:
+        """The changed batch by this portfolio, and then what it was before."""
+        left = None if self.max_seconds is None else self.max_seconds - (time.perf_counter() - began)
+
+        def search(seconds: float | None, evaluations: int | None) -> Attack:
+            return replace(self, max_seconds=seconds, max_evaluations=evaluations)
+
+        found = BatchRestoration(search, left, self.max_evaluations)(observation, seed=seed, progress=progress)
+        why = (f"{found.attack}: {found.message}",)
+        return replace(found, attack=self.name, seconds=time.perf_counter() - began, trace=(*trace, *found.trace, *why))
 
     @staticmethod
     def _one_gradient(observation: Observation, trace: list[str]) -> Observation:

@@ -19,6 +19,7 @@ from gradleak.attacks.head import find_head
 from gradleak.attacks.labels import bias_sign, row_minimum, row_sum_sign
 from gradleak.attacks.layout import Layout
 from gradleak.attacks.mismatch import REPRODUCED, mismatch
+from gradleak.attacks.mixed_targets import WHY_NOT, mixes_targets
 from gradleak.attacks.objectives import Objective
 from gradleak.attacks.precision import in_precision
 from gradleak.attacks.priors import Weighted, group_consistency
@@ -271,9 +272,11 @@ def recovered_targets(observation: Observation, batch_size: int, rule: LabelPart
         rule: how labels are recovered where they are not given.
 
     Returns:
-        The given targets if there are any, whatever the rule.
+        The given targets if there are any, whatever the rule; not where a known defense mixed them.
     """
     task = observation.task
+    if mixes_targets(observation):
+        return None if rule == "joint" else WHY_NOT
     if observation.targets is not None:
         return task.target_probabilities(observation.targets)
     if rule == "joint":

@@ -88,6 +88,16 @@ class ChangesBatch(Protocol):
         ...
 
 
+@runtime_checkable
+class MixesTargets(Protocol):
+    """A defense that trains on soft targets, where rules for labels that expect one class an example do not hold."""
+
+    @property
+    def mixes_targets(self) -> bool:
+        """Whether it does so with its settings."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class PrivateStep:
     """The client's side of a step, for defenses that look at more than the update.

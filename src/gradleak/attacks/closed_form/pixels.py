@@ -47,6 +47,8 @@ class PixelSearch:
         steps: L-BFGS steps at each weight.
         chroma: weight of the total variation of the two color differences relative to that of brightness; colors of
             photographs vary less.
+        unsigned: last weights, at which the total variation is that of absolute values: of images whose pixels have
+            random signs, once most of the signs are right.
     """
 
     coarse: tuple[float, ...] = (0.25, 0.5)
@@ -54,6 +56,7 @@ class PixelSearch:
     weights: tuple[float, ...] = (0.1, 0.01, 0.001, 0.0001)
     steps: tuple[int, ...] = (150, 200, 300, 150)
     chroma: float = 3.0
+    unsigned: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +151,8 @@ def search_pixels(
     images, misfit, preparing = start, 1.0, 0.0
     stages = [(share, plan.weights[0], plan.coarse_steps) for share in plan.coarse]
     stages += [(1.0, weight, steps) for weight, steps in zip(plan.weights, plan.steps, strict=True)]
-    for share, weight, steps in stages:
+    for number, (share, weight, steps) in enumerate(stages):
+        unsigned = number >= len(stages) - plan.unsigned
         seconds = None if max_seconds is None else max_seconds - (time.perf_counter() - began)
         evaluations = None if max_evaluations is None else max_evaluations - used
         # A stage is prepared without a look at the clock, in about the time that the last one took.
@@ -160,7 +164,7 @@ def search_pixels(
         objective = objectives(images, 1.0 / misfit)
         preparing = time.perf_counter() - asked
         minimum = minimize(
-            value_and_gradient(_energy(objective, small.shape, full, weight, plan.chroma)),
+            value_and_gradient(_energy(objective, small.shape, full, weight, plan.chroma, unsigned)),
             small.reshape(1, -1),
             optimizer=WolfeLBFGS(steps=steps),
             budget=Budget(evaluations=evaluations, seconds=None if seconds is None else seconds - preparing),
@@ -173,12 +177,15 @@ def search_pixels(
     return PixelResult(images, misfit, used)
 
 
-def _energy(objective: Objective, shape: torch.Size, full: tuple[int, int], weight: float, chroma: float) -> Energy:
+def _energy(
+    objective: Objective, shape: torch.Size, full: tuple[int, int], weight: float, chroma: float, unsigned: bool
+) -> Energy:
     """Objective and prior of small images `[N, C, h, w]`, given flat."""
 
     def energy(point: Tensor) -> Tensor:
         candidate = _enlarged(point.view(shape), full)
-        return _SCALE * (objective(candidate) + weight * total_variation(candidate, chroma))
+        images = candidate.abs() if unsigned else candidate
+        return _SCALE * (objective(candidate) + weight * total_variation(images, chroma))
 
     return energy
 

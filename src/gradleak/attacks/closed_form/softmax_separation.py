@@ -18,6 +18,7 @@ from gradleak.attacks.closed_form.whitening import Whitening
 from gradleak.attacks.labels.counts import LabelCounts, NoCounts, recover_counts
 from gradleak.attacks.labels.dummies import dummy_variables
 from gradleak.attacks.labels.loss_form import LossForm, find_loss_form
+from gradleak.attacks.mixed_targets import WHY_NOT, mixes_targets
 from gradleak.attacks.protocol import Progress, not_applicable
 from gradleak.reconstructions import Reconstruction
 from gradleak.tasks import ImageSpace, Task
@@ -67,13 +68,39 @@ class SoftmaxSeparation:
         deadline = began + _FEATURE_SHARE * seconds
         with torch.no_grad():
             labels, separation = _separate(observation, chain, head, form, counts, self.starts, seed, deadline)
+        return self.below(observation, chain, head, separation, labels, began)
+
+    def below(
+        self,
+        observation: Observation,
+        chain: Chain,
+        head: Affine,
+        separation: Separation,
+        targets: Tensor,
+        began: float,
+    ) -> Reconstruction:
+        """Peel the layers below the head, and search the pixels that are left.
+
+        Args:
+            observation: what the attacker holds.
+            chain: the model's layers.
+            head: the last of them.
+            separation: what enters the head, example by example.
+            targets: class indices `[N]`, or probabilities `[N, C]`, in the same order.
+            began: `time.perf_counter()` at the attack's start, from which its seconds count.
+
+        Returns:
+            The inputs in that order.
+        """
+        seconds = math.inf if self.max_seconds is None else self.max_seconds
+        with torch.no_grad():
             gradient = {name: tensor.double() for name, tensor in observation.update.tensors.items()}
             precision = _precision(observation)
             peeled = _peel(chain, head, separation, gradient, precision, began + seconds)
         message = _certificate(separation) + "".join(f"; {count}" for count in peeled.counts)
         if peeled.front.index == 0:
             variable = chain.denormalize(peeled.front.values)
-            return answer(self.name, observation, variable, labels, began=began, message=message)
+            return answer(self.name, observation, variable, targets, began=began, message=message)
         space = observation.task.space
         if not isinstance(space, ImageSpace):
             return not_applicable(self.name, observation, f"{message}; {peeled.obstacle}, and rows have no prior")
@@ -82,7 +109,7 @@ class SoftmaxSeparation:
             return not_applicable(self.name, observation, f"{message}; nothing bounds the error of the features")
         if time.perf_counter() - began > _PIXEL_SHARE * seconds:
             return not_applicable(self.name, observation, f"{message}; too little time is left for the pixels")
-        grey = torch.full((len(labels), *space.shape), sum(space.bounds) / 2)
+        grey = torch.full((len(targets), *space.shape), sum(space.bounds) / 2)
         objectives = Whitening(chain, gradient, peeled.front, grey, precision=precision)
         spent = time.perf_counter() - began
         result = search_pixels(
@@ -98,16 +125,67 @@ class SoftmaxSeparation:
             self.name,
             observation,
             result.variable,
-            labels,
+            targets,
             began=began,
             evaluations=result.evaluations,
             message=message,
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A model whose head the equations can be set up for, and those.
+
+    Attributes:
+        chain: the model's layers.
+        head: the last of them.
+        classes: what the loss pulls each class towards, `[C, C]`.
+        labels: likeliest private labels in rising order, `[N]`.
+        problem: the equations with those labels.
+    """
+
+    chain: Chain
+    head: Affine
+    classes: Tensor
+    labels: Tensor
+    problem: HeadProblem
+
+
+def head_problem(observation: Observation) -> Prepared | str:
+    """The equations of a batch at its head, or why there are none.
+
+    Args:
+        observation: what the attacker holds.
+
+    Returns:
+        With the labels that are given, or recovered.
+    """
+    prepared = _prepare(observation)
+    if isinstance(prepared, str):
+        return prepared
+    chain, head, form, counts = prepared
+    with torch.no_grad():
+        typical = _typical(observation.task, chain)
+    labels = counts.labels()
+    return Prepared(chain, head, form.targets, labels, _head_problem(observation, head, form, labels, typical))
+
+
+def _head_problem(
+    observation: Observation, head: Affine, form: LossForm, labels: Tensor, typical: Tensor
+) -> HeadProblem:
+    update = observation.update.tensors
+    weight, bias = update[head.name].double(), update[head.bias_name or ""].double()
+    scales = form.weights[labels] / (len(labels) if form.averaged else 1)
+    return HeadProblem(
+        weight, bias, head.weight, head.bias, form.targets[labels], scales, _precision(observation), typical
+    )
+
+
 def _prepare(observation: Observation) -> tuple[Chain, Affine, LossForm, LabelCounts] | str:
     """The chain, its head, the loss and the label counts, or why the attack does not apply."""
     count = observation.batch_size
+    if mixes_targets(observation):
+        return WHY_NOT
     if count is None:
         return "the batch size is withheld, and this attack needs it"
     if observation.update.kind != "gradient":
@@ -160,16 +238,10 @@ def _separate(
     deadline: float,
 ) -> tuple[Tensor, Separation]:
     """Separate with the recovered labels, and if that is not certified with other likely ones."""
-    update = observation.update.tensors
-    weight, bias = update[head.name].double(), update[head.bias_name or ""].double()
-
     typical = _typical(observation.task, chain)
 
     def problem(candidate: Tensor) -> HeadProblem:
-        scales = form.weights[candidate] / (len(candidate) if form.averaged else 1)
-        return HeadProblem(
-            weight, bias, head.weight, head.bias, form.targets[candidate], scales, _precision(observation), typical
-        )
+        return _head_problem(observation, head, form, candidate, typical)
 
     def attempt(candidate: Tensor, starts: int) -> Separation:
         return separate(problem(candidate), starts=starts, seed=seed, deadline=deadline)
@@ -180,6 +252,7 @@ def _separate(
     best_labels, best = labels, attempt(labels, starts)
     if best.certified or observation.targets is not None:
         return best_labels, best
+    bias = observation.update.tensors[head.bias_name or ""].double()
     for candidate in _exchanges(labels, bias, _MOST_EXCHANGES):
         found = attempt(candidate, _EXCHANGE_STARTS)
         if found.misfit < best.misfit:
