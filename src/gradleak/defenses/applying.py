@@ -9,6 +9,7 @@ from gradleak.defenses.preimage import Preimage
 from gradleak.defenses.protocol import (
     ChangesBatch,
     ChangesTask,
+    ChecksTask,
     Defense,
     LooksAtStep,
     PrivateStep,
@@ -27,6 +28,8 @@ def defense_problems(defenses: Sequence[Defense], task: Task) -> list[str]:
     problems: list[str] = []
     for defense in defenses:
         problems += defense.problems()
+        if isinstance(defense, ChecksTask):
+            problems += defense.task_problems(task)
         if isinstance(defense, LooksAtStep):
             problems += defense.step_problems(task)
     return problems

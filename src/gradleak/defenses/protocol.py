@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -55,6 +55,30 @@ class StatesPreimage(Protocol):
             The same of the update before; None where no statement for single entries is possible, and the defense has
             to be simulated.
         """
+        ...
+
+
+@runtime_checkable
+class AddsNoise(Protocol):
+    """A defense that adds independent noise of one law to every entry of the update."""
+
+    @property
+    def noise_std(self) -> float:
+        """Standard deviation of the noise on one entry, in the update's own units."""
+        ...
+
+    @property
+    def noise_law(self) -> Literal["gaussian", "laplace"]:
+        """The law of the noise, which is the attacker's likelihood."""
+        ...
+
+
+@runtime_checkable
+class ChecksTask(Protocol):
+    """A defense of the update whose settings fit some tasks only."""
+
+    def task_problems(self, task: Task) -> list[str]:
+        """What keeps this defense from being applied to a task, one line each."""
         ...
 
 
