@@ -1,8 +1,11 @@
 """Defenses: what a client does on purpose to leak less. One file for each family, and one line here."""
 
 from gradleak.defenses.clip import Clip
+from gradleak.defenses.dgc import DGC
+from gradleak.defenses.drop_layers import DropLayers
 from gradleak.defenses.gaussian_noise import GaussianNoise
 from gradleak.defenses.laplace_noise import LaplaceNoise
+from gradleak.defenses.memory import Memory
 from gradleak.defenses.preimage import Preimage
 from gradleak.defenses.protocol import (
     AddsNoise,
@@ -10,11 +13,14 @@ from gradleak.defenses.protocol import (
     ChangesTask,
     ChecksTask,
     Defense,
+    KeepsMemory,
     LooksAtStep,
     PrivateStep,
     StatesPreimage,
 )
+from gradleak.defenses.qsgd import QSGD
 from gradleak.defenses.quantize import Quantize
+from gradleak.defenses.random_k import RandomK
 from gradleak.defenses.sign import Sign
 from gradleak.defenses.top_k import TopK
 
@@ -23,25 +29,35 @@ DEFENSES: tuple[type[Defense], ...] = (
     LaplaceNoise,
     Clip,
     TopK,
+    RandomK,
+    DGC,
+    DropLayers,
     Quantize,
+    QSGD,
     Sign,
 )
 """Every defense that comes with the package, for listings and update files."""
 
 __all__ = [
     "DEFENSES",
+    "DGC",
+    "QSGD",
     "AddsNoise",
     "ChangesBatch",
     "ChangesTask",
     "ChecksTask",
     "Clip",
     "Defense",
+    "DropLayers",
     "GaussianNoise",
+    "KeepsMemory",
     "LaplaceNoise",
     "LooksAtStep",
+    "Memory",
     "Preimage",
     "PrivateStep",
     "Quantize",
+    "RandomK",
     "Sign",
     "StatesPreimage",
     "TopK",

@@ -27,8 +27,9 @@ def defense_problems(defenses: Sequence[Defense], task: Task) -> list[str]:
     """Everything that keeps these defenses from being applied to a task, one line each."""
     problems: list[str] = []
     for defense in defenses:
-        problems += defense.problems()
-        if isinstance(defense, ChecksTask):
+        settings = defense.problems()
+        problems += settings
+        if isinstance(defense, ChecksTask) and not settings:
             problems += defense.task_problems(task)
         if isinstance(defense, LooksAtStep):
             problems += defense.step_problems(task)

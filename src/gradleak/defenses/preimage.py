@@ -78,6 +78,26 @@ class Preimage:
         return found
 
 
+def outward(lower: Tensor, upper: Tensor, below: Tensor, above: Tensor) -> tuple[Tensor, Tensor]:
+    """Intervals that reach further, but not across zero where an entry's sign is known.
+
+    Args:
+        lower: smallest possible values.
+        upper: largest possible values.
+        below: by how much the lower ends move, at least 0.
+        above: by how much the upper ends move.
+
+    Returns:
+        The new ends.
+    """
+    low, high = lower - below, upper + above
+    silent = may_be_zero(lower, upper)
+    return (
+        torch.where((lower >= 0) & ~silent, low.clamp(min=0), low),
+        torch.where((upper <= 0) & ~silent, high.clamp(max=0), high),
+    )
+
+
 def may_be_zero(lower: Tensor, upper: Tensor) -> Tensor:
     """Where zero is among the possible values, see `Preimage`.
 

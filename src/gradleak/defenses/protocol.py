@@ -7,6 +7,7 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from gradleak.defenses.memory import Memory
 from gradleak.defenses.preimage import Preimage
 from gradleak.tasks import InputSpace, ModelState, Task
 from gradleak.updates import UpdateKind
@@ -70,6 +71,33 @@ class AddsNoise(Protocol):
     @property
     def noise_law(self) -> Literal["gaussian", "laplace"]:
         """The law of the noise, which is the attacker's likelihood."""
+        ...
+
+
+@runtime_checkable
+class KeepsMemory(Protocol):
+    """A defense with error feedback: what it did not send in one round counts in the next.
+
+    The memory is the training's to keep; the defense itself has none. A capture is the first round.
+    """
+
+    def start(self, tensors: Mapping[str, Tensor]) -> Memory:
+        """The memory before the first round, for updates of these shapes."""
+        ...
+
+    def advance(
+        self, tensors: Mapping[str, Tensor], memory: Memory, round_number: int
+    ) -> tuple[dict[str, Tensor], Memory]:
+        """One round.
+
+        Args:
+            tensors: the client's update, by name.
+            memory: after the round before; `Memory.flat` and `Memory.of_flat` save it.
+            round_number: from 0.
+
+        Returns:
+            What is sent, in place of `apply`, and the memory after it.
+        """
         ...
 
 

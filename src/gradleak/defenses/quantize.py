@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from gradleak.defenses.grids import GRIDS, Format, Grid
-from gradleak.defenses.preimage import Preimage
-from gradleak.defenses.spacing import smallest_spacing
+from gradleak.defenses.preimage import Preimage, outward
+from gradleak.defenses.spacing import largest_unit
 from gradleak.updates import UpdateKind
 
 Rounding = Literal["nearest", "stochastic"]
@@ -95,7 +95,8 @@ class Quantize:
                 if scale is not None:
                     ends = self._cells(lower.double(), upper.double(), scale)
                 else:
-                    ends = self._wide_cells(lower.double(), upper.double(), self._largest_step(lowers, uppers))
+                    step = self._largest_step(lowers, uppers, torch.finfo(lower.dtype).eps)
+                    ends = self._wide_cells(lower.double(), upper.double(), step)
                 cells[name] = _with_slack(*ends, lower.dtype)
         return after.widened(lambda name, _lower, _upper: cells[name])
 
@@ -125,13 +126,12 @@ class Quantize:
         at_most = torch.maximum(lower.abs(), upper.abs()).amax()
         return float(at_most) / self.grid.largest if bool(at_least == at_most) and bool(at_most < torch.inf) else None
 
-    def _largest_step(self, lower: Tensor, upper: Tensor) -> float:
+    def _largest_step(self, lower: Tensor, upper: Tensor, rounding: float) -> float:
         """What the smallest step of the grid cannot exceed, where the scale is not known exactly."""
         at_most = float(torch.maximum(lower.abs(), upper.abs()).amax())
         if at_most < float("inf"):
             return at_most / self.grid.largest * self.grid.smallest
-        known = lower[lower == upper]
-        return float(smallest_spacing(known)) if bool(((lower == upper) | lower.isneginf()).all()) else float("inf")
+        return float(largest_unit(lower, upper, rounding))
 
     def _cells(self, lower: Tensor, upper: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         """The cells of the grid values that are possible; values between them count as the nearest."""
@@ -159,12 +159,7 @@ class Quantize:
         def width(end: Tensor) -> Tensor:
             return reach * (torch.where(end.isfinite(), end.abs(), 0) * share).clamp(min=step)
 
-        ends = lower - width(lower), upper + width(upper)
-        # Rounding changes no sign: what is sent as a positive number was one.
-        return (
-            torch.where((lower >= 0) & (upper > 0), ends[0].clamp(min=0), ends[0]),
-            torch.where((upper <= 0) & (lower < 0), ends[1].clamp(max=0), ends[1]),
-        )
+        return outward(lower, upper, width(lower), width(upper))
 
 
 def _with_slack(lower: Tensor, upper: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -173,5 +168,8 @@ def _with_slack(lower: Tensor, upper: Tensor, dtype: torch.dtype) -> tuple[Tenso
         relative, absolute = 2.0**-50, 0.0
     else:
         relative, absolute = 4 * torch.finfo(dtype).eps, 4 * torch.finfo(dtype).tiny * torch.finfo(dtype).eps
-    low, high = lower - (lower.abs() * relative + absolute), upper + (upper.abs() * relative + absolute)
-    return torch.where(lower >= 0, low.clamp(min=0), low), torch.where(upper <= 0, high.clamp(max=0), high)
+
+    def slack(end: Tensor) -> Tensor:
+        return torch.where(end == 0, 0, end.abs() * relative + absolute)
+
+    return outward(lower, upper, slack(lower), slack(upper))
