@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 import gradleak as gl
-from gradleak.attacks.objectives import OBJECTIVES, Objective
+from gradleak.attacks.objectives import (
+    OBJECTIVES,
+    Objective,
+    cosine_distance,
+    layer_cosine_distance,
+    normalized_squared_distance,
+)
 from gradleak.threat import simulator
 from tests.problems import Problem, images, labels, problems, small_lenet
 
@@ -24,6 +30,69 @@ def test_objective_is_zero_at_the_true_batch(problem: Problem, objective: Object
     buffers = {name: buffer for name, buffer in observation.update.buffers.items() if buffer.is_floating_point()}
     assert float(objective(simulated, {**observation.update.tensors, **buffers})) < 1e-20
     assert len(simulated) == len(observation.update.tensors) + len(observation.update.buffers)
+
+
+d = gl.defenses
+WITHOUT_NOISE: list[list[gl.defenses.Defense]] = [
+    [d.GaussianNoise(0.0)],
+    [d.LaplaceNoise(0.0)],
+    [d.Clip(0.01)],
+    [d.Clip(0.01, scope="layer")],
+    [d.TopK(0.1)],
+    [d.TopK(0.1, scope="layer")],
+    [d.RandomK(0.1)],
+    [d.DropLayers(("conv*",))],
+    [d.DGC(keep=0.05)],
+    [d.Quantize("fp16")],
+    [d.Quantize("bf16", rounding="stochastic")],
+    [d.Quantize("fp8_e4m3")],
+    [d.Quantize("int8", rounding="stochastic")],
+    [d.QSGD(16)],
+    [d.Sign()],
+    [d.Sign(scaled=True)],
+    [d.Clip(0.01), d.TopK(0.3), d.Quantize("int4"), d.Sign()],
+    [d.TopK(0.3), d.Clip(0.01), d.Quantize("fp8_e5m2", scope="global")],
+    [d.Quantize("int8"), d.QSGD(64, bucket=100), d.RandomK(0.5)],
+]
+
+
+@pytest.mark.parametrize("defenses", WITHOUT_NOISE, ids=repr)
+@pytest.mark.parametrize(
+    "problem",
+    [problem for problem in PROBLEMS if problem.name in {"lenet-batch", "batchnorm-train", "bf16", "sgd"}],
+    ids=lambda problem: problem.name,
+)
+def test_defenses_leave_the_true_batch_without_fault(problem: Problem, defenses: list[gl.defenses.Defense]) -> None:
+    fitting = [defense for defense in defenses if not isinstance(defense, d.DropLayers) or "lenet" in problem.name]
+    observation, _ = gl.capture(
+        problem.task, problem.inputs, problem.targets, client=problem.client, defenses=fitting, seed=3
+    )
+    probabilities = problem.task.target_probabilities(problem.targets)
+    simulate = simulator(observation)
+    true = simulate(problem.task.encode(problem.inputs), probabilities)
+    other = simulate(problem.task.encode(images(len(problem.inputs), seed=7).to(problem.inputs)), probabilities)
+    # What arithmetic in float32 leaves is relative to the update; in float64 it is nothing.
+    limit = 1e-20 if problem.task.dtype == torch.float64 else 1e-9
+    sent = observation.update.tensors
+    for objective in (normalized_squared_distance, cosine_distance, layer_cosine_distance):
+        assert float(objective(true, sent)) < limit
+        assert float(objective(other, sent)) > 100 * limit
+
+
+@pytest.mark.parametrize("defenses", WITHOUT_NOISE, ids=repr)
+def test_defended_candidates_run_side_by_side(defenses: list[gl.defenses.Defense]) -> None:
+    problem = PROBLEMS[1]
+    observation, _ = gl.capture(problem.task, problem.inputs, problem.targets, defenses=defenses)
+    simulate, probabilities = simulator(observation), problem.task.target_probabilities(problem.targets)
+
+    def misfit(variable: Tensor) -> Tensor:
+        return normalized_squared_distance(simulate(variable, probabilities), observation.update.tensors)
+
+    candidates = torch.stack([images(3, seed=seed) for seed in (7, 8)])
+    together = torch.vmap(torch.func.grad(misfit))(candidates)
+    for candidate, found in zip(candidates, together, strict=True):
+        assert bool(found.isfinite().all())
+        assert torch.allclose(torch.func.grad(misfit)(candidate), found, rtol=1e-9, atol=1e-13)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: getattr(objective, "__name__", repr(objective)))

@@ -9,6 +9,7 @@ from gradleak.defenses.preimage import Preimage
 from gradleak.defenses.protocol import (
     ChangesBatch,
     ChangesTask,
+    ChecksTask,
     Defense,
     LooksAtStep,
     PrivateStep,
@@ -26,7 +27,10 @@ def defense_problems(defenses: Sequence[Defense], task: Task) -> list[str]:
     """Everything that keeps these defenses from being applied to a task, one line each."""
     problems: list[str] = []
     for defense in defenses:
-        problems += defense.problems()
+        settings = defense.problems()
+        problems += settings
+        if isinstance(defense, ChecksTask) and not settings:
+            problems += defense.task_problems(task)
         if isinstance(defense, LooksAtStep):
             problems += defense.step_problems(task)
     return problems

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,10 +19,35 @@ class GaussianNoise:
 
     Args:
         std: standard deviation of one entry, in the update's own units; not a variance, and not relative to the
-            update's norm.
+            update's norm. The paper calls its figures 1e-4 to 1e-1 variances: `of_variance` takes them at its word.
     """
 
     std: float
+
+    @classmethod
+    def of_variance(cls, variance: float) -> "GaussianNoise":
+        """Noise of a variance, for figures that are given as such.
+
+        Args:
+            variance: of one entry, in the square of the update's units; at least 0.
+
+        Returns:
+            The defense, with the square root as its std; a variance below 0 gives NaN, which `problems` refuses.
+
+        >>> GaussianNoise.of_variance(1e-4).std
+        0.01
+        """
+        return cls(variance**0.5 if variance >= 0 else float("nan"))
+
+    @property
+    def noise_std(self) -> float:
+        """Standard deviation of the noise on one entry."""
+        return self.std
+
+    @property
+    def noise_law(self) -> Literal["gaussian", "laplace"]:
+        """The law of the noise."""
+        return "gaussian"
 
     def problems(self) -> list[str]:
         """A std that is negative or not finite."""

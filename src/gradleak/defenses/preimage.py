@@ -16,11 +16,14 @@ from torch import Tensor
 class Preimage:
     """For each entry of an update the interval in which it must have been.
 
+    An interval with one end at zero leaves zero out: a sign of +1 is `[0, inf]`, and only `[0, 0]` says that the entry
+    was zero. Defenses further in, for which zero has a meaning, rely on that.
+
     Attributes:
         lower: smallest possible value of each entry, `-inf` where anything is possible.
         upper: largest possible value.
         sizes: mean absolute value that each tensor has once its scale is fixed; the intervals hold up to one positive
-            factor for each tensor then. None where the scale is known.
+            factor for each tensor then, so their ends are zero or infinite. None where the scale is known.
     """
 
     lower: dict[str, Tensor]
@@ -39,6 +42,23 @@ class Preimage:
             {name: pair[0] for name, pair in ends.items()}, {name: pair[1] for name, pair in ends.items()}, self.sizes
         )
 
+    def without_zeros(self) -> "Preimage":
+        """What signs alone say when an entry may also have been sent as zero, whatever it was.
+
+        Returns:
+            Anything possible where zero is, half lines elsewhere, the same sizes.
+        """
+
+        def change(_: str, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+            silent = may_be_zero(lower, upper)
+            positive, negative = ~silent & (upper > 0), ~silent & (lower < 0)
+            return (
+                torch.where(positive, torch.zeros_like(lower), -torch.inf),
+                torch.where(negative, torch.zeros_like(upper), torch.inf),
+            )
+
+        return self.widened(change)
+
     def violation(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """How far each entry lies outside its interval: negative below, positive above, zero within.
 
@@ -56,3 +76,36 @@ class Preimage:
                 tensor = tensor * (self.sizes[name].to(tensor) / torch.where(mean > 0, mean, 1))
             found[name] = tensor - torch.clamp(tensor, lower.to(tensor), self.upper[name].to(tensor))
         return found
+
+
+def outward(lower: Tensor, upper: Tensor, below: Tensor, above: Tensor) -> tuple[Tensor, Tensor]:
+    """Intervals that reach further, but not across zero where an entry's sign is known.
+
+    Args:
+        lower: smallest possible values.
+        upper: largest possible values.
+        below: by how much the lower ends move, at least 0.
+        above: by how much the upper ends move.
+
+    Returns:
+        The new ends.
+    """
+    low, high = lower - below, upper + above
+    silent = may_be_zero(lower, upper)
+    return (
+        torch.where((lower >= 0) & ~silent, low.clamp(min=0), low),
+        torch.where((upper <= 0) & ~silent, high.clamp(max=0), high),
+    )
+
+
+def may_be_zero(lower: Tensor, upper: Tensor) -> Tensor:
+    """Where zero is among the possible values, see `Preimage`.
+
+    Args:
+        lower: smallest possible values.
+        upper: largest possible values, of the same shape.
+
+    Returns:
+        Booleans of that shape.
+    """
+    return ((lower < 0) & (upper > 0)) | ((lower == 0) & (upper == 0))

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from gradleak.defenses.memory import Memory
 from gradleak.defenses.preimage import Preimage
 from gradleak.tasks import InputSpace, ModelState, Task
 from gradleak.updates import UpdateKind
@@ -55,6 +56,57 @@ class StatesPreimage(Protocol):
             The same of the update before; None where no statement for single entries is possible, and the defense has
             to be simulated.
         """
+        ...
+
+
+@runtime_checkable
+class AddsNoise(Protocol):
+    """A defense that adds independent noise of one law to every entry of the update."""
+
+    @property
+    def noise_std(self) -> float:
+        """Standard deviation of the noise on one entry, in the update's own units."""
+        ...
+
+    @property
+    def noise_law(self) -> Literal["gaussian", "laplace"]:
+        """The law of the noise, which is the attacker's likelihood."""
+        ...
+
+
+@runtime_checkable
+class KeepsMemory(Protocol):
+    """A defense with error feedback: what it did not send in one round counts in the next.
+
+    The memory is the training's to keep; the defense itself has none. A capture is the first round.
+    """
+
+    def start(self, tensors: Mapping[str, Tensor]) -> Memory:
+        """The memory before the first round, for updates of these shapes."""
+        ...
+
+    def advance(
+        self, tensors: Mapping[str, Tensor], memory: Memory, round_number: int
+    ) -> tuple[dict[str, Tensor], Memory]:
+        """One round.
+
+        Args:
+            tensors: the client's update, by name.
+            memory: after the round before; `Memory.flat` and `Memory.of_flat` save it.
+            round_number: from 0.
+
+        Returns:
+            What is sent, in place of `apply`, and the memory after it.
+        """
+        ...
+
+
+@runtime_checkable
+class ChecksTask(Protocol):
+    """A defense of the update whose settings fit some tasks only."""
+
+    def task_problems(self, task: Task) -> list[str]:
+        """What keeps this defense from being applied to a task, one line each."""
         ...
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gradleak.defenses.preimage import Preimage
+from gradleak.defenses.preimage import Preimage, may_be_zero
 from gradleak.updates import UpdateKind
 
 Scope = Literal["global", "layer"]
@@ -51,18 +51,34 @@ class TopK:
         }
 
     def preimage(self, after: Preimage) -> Preimage:
-        """A zero was no larger than the smallest entry that was sent."""
-        smallest = {name: _smallest(after.lower[name], after.upper[name]) for name in after.lower}
+        """A zero was no larger than the smallest entry that was sent; nothing is known of it where scales are not."""
+        if after.sizes is not None:
+            return after.without_zeros()
+        reaches = {name: _smallest(after.lower[name], after.upper[name]) for name in after.lower}
         if self.scope == "global":
-            least = min(smallest.values(), key=float)
-            smallest = dict.fromkeys(smallest, least)
+            reaches = dict.fromkeys(reaches, min(reaches.values(), key=float, default=torch.tensor(torch.inf)))
 
         def change(name: str, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-            pruned = (lower <= 0) & (upper >= 0)
-            reach = smallest[name].to(lower)
-            return torch.where(pruned, -reach, lower), torch.where(pruned, reach, upper)
+            pruned, reach = may_be_zero(lower, upper), reaches[name].to(lower)
+            return (
+                torch.where(pruned, torch.minimum(lower, -reach), lower),
+                torch.where(pruned, torch.maximum(upper, reach), upper),
+            )
 
         return after.widened(change)
+
+
+def kept_count(keep: float, entries: int) -> int:
+    """How many entries a share is: rounded up, but not by the rounding error of the product (0.1 * 30 is above 3).
+
+    Args:
+        keep: share, in (0, 1].
+        entries: at least 0.
+
+    Returns:
+        At least 1 of any entries.
+    """
+    return min(entries, max(1, math.ceil(keep * entries * (1 - 1e-12))))
 
 
 def largest(tensor: Tensor, keep: float) -> Tensor:
@@ -73,16 +89,15 @@ def largest(tensor: Tensor, keep: float) -> Tensor:
         keep: share of its entries, in (0, 1]; rounded up.
 
     Returns:
-        True for those, of the tensor's shape.
+        True for those, of the tensor's shape; among equal ones for the first.
     """
-    count = math.ceil(keep * tensor.numel())
-    chosen = torch.zeros(tensor.numel(), dtype=torch.bool, device=tensor.device)
-    chosen[tensor.detach().abs().flatten().topk(count).indices] = True
-    return chosen.view(tensor.shape)
+    # Only a stable sort says which of equal entries come first; and writing into a fresh tensor is nothing for vmap.
+    order = tensor.detach().abs().flatten().sort(descending=True, stable=True).indices
+    chosen = torch.zeros_like(order).scatter(0, order[: kept_count(keep, order.numel())], 1)
+    return chosen.bool().view(tensor.shape)
 
 
 def _smallest(lower: Tensor, upper: Tensor) -> Tensor:
     """The largest value that the smallest entry that was sent can have; infinity where none was."""
-    sent = (lower > 0) | (upper < 0)
-    sizes = torch.where(sent, torch.maximum(lower.abs(), upper.abs()), torch.inf)
-    return sizes.min()
+    sizes = torch.where(may_be_zero(lower, upper), torch.inf, torch.maximum(lower.abs(), upper.abs()))
+    return sizes.min() if sizes.numel() else sizes.new_tensor(torch.inf)
