@@ -211,7 +211,7 @@ def _points(
                 state_of(leak, below),
                 leak_at(strongest(known, threshold).leaks, threshold) if known else None,
                 leak_at(strongest(blind, threshold).leaks, threshold) if blind else None,
-                mean_interval(list(accuracies.values())),
+                _within(mean_interval(list(accuracies.values()))),
                 mean_interval(lost) if own.defenses else NOTHING,
                 len(accuracies),
                 max((one.test_examples for one in of_setting[key]), default=0),
@@ -269,9 +269,16 @@ def _client(settings: Mapping[str, object]) -> str:
 
 def _accuracies(prices: Sequence[PriceRecord]) -> dict[int, float]:
     """By seed; empty if a training diverged, because a mean of those that did not would flatter the setting."""
-    if any(one.status == "diverged" for one in prices):
+    if any(one.status in {"diverged", "error"} for one in prices):
         return {}
     return {one.seed: one.accuracy for one in prices if one.status == "finished"}
+
+
+def _within(found: Interval) -> Interval:
+    """An interval of shares; NaN stays."""
+    if math.isnan(found.low):
+        return found
+    return Interval(found.value, max(found.low, 0.0), min(found.high, 1.0))
 
 
 def _trouble(prices: Sequence[PriceRecord]) -> str:
