@@ -172,9 +172,7 @@ def _trained(
     from gradleak.training.run import run_training
 
     if one.training is None:
-        return PriceRecord(
-            id=one.id, seed=one.seed, settings=one.settings, status="not_applicable", message=one.reason
-        )
+        return PriceRecord(id=one.id, seed=one.seed, settings=one.settings, status="not_applicable", message=one.reason)
 
     def tell(progress: "TrainProgress") -> None:
         if notify is not None:

@@ -35,7 +35,9 @@ def recommendation(points: "Sequence[Point]", threshold: float, below: float) ->
             "could do, and no proof that others cannot do more."
         )
     else:
-        sentences.append(f"{limit}, {stopping[0].label} stops this attack ({rate_words(stopping[0])}){_cost(stopping[0])}.")
+        sentences.append(
+            f"{limit}, {stopping[0].label} stops this attack ({rate_words(stopping[0])}){_cost(stopping[0])}."
+        )
         if len(stopping) > 1:
             others = "; ".join(f"{point.label}{_cost(point)}" for point in stopping[1:4])
             sentences.append(f"So do, ordered by accuracy: {others}.")
@@ -97,7 +99,9 @@ def _assumptions(points: "Sequence[Point]") -> str:
         "the attacker knows the defense" if knows == {True} else "the attacker may or may not know the defense",
         "sees one update",
         f"batches of {_listed(sorted({group.batch_size for group in judged}))}",
-        f"a model at {settings['stage']}" if settings.get("stage") else "an untrained model"
+        f"a model at {settings['stage']}"
+        if settings.get("stage")
+        else "an untrained model"
         if "model.weights" not in settings
         else "the model's weights as given",
         f"attacks {_listed(sorted({group.attack for group in judged}))}{_means(settings)}",

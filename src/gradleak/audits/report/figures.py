@@ -41,8 +41,7 @@ def frontier_figures(contents: Contents) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for frontier in contents.frontiers:
         points = [
-            {**asdict(point), "judged": point.judged.attack, "psnr": asdict(point.psnr)}
-            for point in frontier.points
+            {**asdict(point), "judged": point.judged.attack, "psnr": asdict(point.psnr)} for point in frontier.points
         ]
         found.append({**asdict(replace(frontier, points=())), "points": points})
     return found

@@ -182,7 +182,9 @@ def frontier_plot(points: Sequence[Point]) -> str:
         for (number, point), above in zip(shown, _heights(shown), strict=True):
             place = (100 * point.accuracy.value, 100 * point.leak.beyond.share)
             color = _MARK if point.dominated else _INK
-            axes.annotate(str(number), place, (6, above), textcoords="offset points", color=color, fontsize=10, zorder=4)
+            axes.annotate(
+                str(number), place, (6, above), textcoords="offset points", color=color, fontsize=10, zorder=4
+            )
         axes.set_ylim(-6, 112)
 
     frame = Frame(x="test accuracy (%)", y="batches that leaked (%)", log_x=False)
