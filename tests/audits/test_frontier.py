@@ -51,7 +51,7 @@ def dominated(*points: Point) -> dict[str, tuple[str, bool]]:
 
 def test_worse_in_one_and_no_better_in_the_other_is_dominated() -> None:
     found = dominated(point("none", 20, 0.9), point("a", 20, 0.5), point("b", 0, 0.8))
-    assert found == {"none": ("", False), "a": ("b", True), "b": ("", False)}
+    assert found == {"none": ("", False), "a": ("none", True), "b": ("", False)}
 
 
 def test_ties_and_missing_figures_are_not_dominated() -> None:

@@ -13,9 +13,9 @@ from typing import Any, cast
 import gradleak
 from gradleak.audits.building import dataset_of
 from gradleak.audits.plan import PlannedTrial
+from gradleak.audits.pricing_keys import setting_key
 from gradleak.audits.records import mapping, record_id
 from gradleak.audits.spec import PriceSpec
-from gradleak.audits.pricing_keys import setting_key
 from gradleak.audits.summarizing import spec_settings
 from gradleak.errors import BadInput
 from gradleak.training.preparing import semantic_faults
@@ -87,7 +87,7 @@ def _training(price: PriceSpec, spec: Mapping[str, Any], seed: int) -> tuple[Tra
     asked = {key: data[key] for key in ("settings", "size", "only") if key in data}
     source = str(data.get("source", data["name"]))
     dataset = dataset_of({**asked, "name": source})
-    if dataset.num_classes < 2:
+    if len(dataset.targets.unique()) < 2:
         return None, "the data have no labels to be right about"
     count = len(dataset) if price.test is not None else round((1 - (price.held_out or DEFAULT_HELD_OUT)) * len(dataset))
     count = min(count, price.examples or count)

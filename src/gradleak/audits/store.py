@@ -16,8 +16,8 @@ from safetensors.torch import save
 
 from gradleak.audits import export, index, lock
 from gradleak.audits.declared import Declared, read_declared
-from gradleak.audits.frontier import Frontier, Interval, Point, frontiers_of
 from gradleak.audits.files import clear_words, remove_parts, write_whole
+from gradleak.audits.frontier import Frontier, Interval, Point, frontiers_of
 from gradleak.audits.limits import Checked, check_limits
 from gradleak.audits.lines import append_lines, read_at, repair
 from gradleak.audits.pictures import encode_png, is_image, side_by_side

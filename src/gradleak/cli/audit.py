@@ -18,8 +18,8 @@ from gradleak.audits.estimate import TimeEstimate, estimate
 from gradleak.audits.files import write_whole
 from gradleak.audits.junit import junit_xml
 from gradleak.audits.limits import Checked
-from gradleak.audits.records import TrialRecord, plain, settings_text
 from gradleak.audits.prices import PriceOutcome
+from gradleak.audits.records import TrialRecord, plain, settings_text
 from gradleak.audits.report import write_report
 from gradleak.audits.report.figures import frontier_figures
 from gradleak.audits.report.words import cell, verdict
