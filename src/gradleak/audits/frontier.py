@@ -150,6 +150,9 @@ def with_dominated(points: Sequence[Point]) -> tuple[Point, ...]:
     """Mark every setting for which another is no worse in both and better in one.
 
     What an inconclusive point would show is not known, so it dominates nothing but other inconclusive ones.
+
+    Returns:
+        The points in the same order.
     """
     marked: list[Point] = []
     for point in points:

@@ -87,7 +87,8 @@ def _cost(point: "Point") -> str:
 def _why(point: "Point") -> str:
     found = point.leak
     if found.unsettled:
-        return f"nothing leaked, but {found.unsettled} of {found.beyond.trials} attacks ended before they reproduced the update"
+        attacks = f"{found.unsettled} of {found.beyond.trials} attacks"
+        return f"nothing leaked, but {attacks} ended before they reproduced the update"
     return f"{rate_words(point)}: too few trials for this limit"
 
 

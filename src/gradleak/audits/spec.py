@@ -193,7 +193,7 @@ class Optimizer(Part):
 
 
 class PriceSpec(Part):
-    """How each setting is trained to learn what it costs in test accuracy; model, data, client and defenses are its own.
+    """How each setting, with its own model, data, client and defenses, is trained to learn its test accuracy.
 
     Attributes:
         epochs: passes over the training data.

@@ -170,7 +170,7 @@ def frontier_plot(points: Sequence[Point]) -> str:
     ]
 
     def draw(axes: "Axes") -> None:
-        for number, point in shown:
+        for _, point in shown:
             color = _MARK if point.dominated else _SERIES[0]
             x, y = 100 * point.accuracy.value, 100 * point.leak.beyond.share
             left, right = _ends(point.accuracy)
