@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from gradleak.audits.checkpointed import PendingTraining
 from gradleak.audits.declared import SPEC_FILE
 from gradleak.audits.plan import PlannedTrial, plan
+from gradleak.audits.prices import PriceOutcome
+from gradleak.audits.pricing import PlannedPrice, plan_prices
 from gradleak.audits.reading import checked_spec, read_source
 from gradleak.audits.spec import AuditSpec
 from gradleak.audits.store import Store
@@ -26,12 +28,14 @@ class DeclaredAudit:
         comment: what it answers, from the first line of its file.
         planned: the trials.
         trainings: those whose checkpoints it needs; as long as one is not done, untrained networks stand in its place.
+        prices: trainings that tell what settings cost in accuracy.
     """
 
     spec: AuditSpec
     comment: str
     planned: tuple[PlannedTrial, ...]
     trainings: tuple[PendingTraining, ...] = ()
+    prices: tuple[PlannedPrice, ...] = ()
 
     @property
     def spec_file(self) -> bytes:
@@ -62,7 +66,9 @@ def declare(
     """
     source, problems = read_source(spec, overrides)
     checked, trainings = checked_spec(source, problems, None if out is None else Path(out))
-    return DeclaredAudit(checked, source.comment, plan(checked), tuple(trainings))
+    planned = plan(checked)
+    prices = plan_prices(checked.price, checked.seed, planned)
+    return DeclaredAudit(checked, source.comment, planned, tuple(trainings), prices)
 
 
 def train_models(
@@ -122,6 +128,20 @@ def run_declared(
     )
 
 
+def run_declared_prices(
+    declared: DeclaredAudit,
+    out: str | Path,
+    *,
+    retry_errors: bool = False,
+    notify: "Callable[[TrainProgress], None] | None" = None,
+) -> PriceOutcome:
+    """Train the settings whose accuracy the folder does not hold yet; see `prices.run_prices`."""
+    from gradleak.audits.prices import run_prices
+
+    seconds = None if declared.spec.price is None else declared.spec.price.max_seconds
+    return run_prices(declared.prices, Path(out), max_seconds=seconds, retry_errors=retry_errors, notify=notify)
+
+
 def audit(
     spec: str | Path | Mapping[str, Any],
     *,
@@ -156,4 +176,7 @@ def audit(
             count = len(declared.planned)
             return AuditOutcome(count, 0, 0, count, ended.status == "interrupted", ended.message)
         declared = declare(spec, overrides, out)
-    return run_declared(declared, out, retry_errors=retry_errors, notify=notify)
+    outcome = run_declared(declared, out, retry_errors=retry_errors, notify=notify)
+    if declared.prices and not outcome.stopped:
+        run_declared_prices(declared, out, retry_errors=retry_errors)
+    return outcome

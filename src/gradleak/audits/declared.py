@@ -29,11 +29,13 @@ class Declared:
         name: of the audit; empty if the folder holds no spec.
         thresholds: PSNR in dB at which success rates are given.
         limits: what must not be exceeded.
+        priced: whether settings are trained to learn their accuracy.
     """
 
     name: str = ""
     thresholds: tuple[float, ...] = (RECOGNIZABLE_DB, CLOSE_DB)
     limits: tuple[DeclaredLimit, ...] = ()
+    priced: bool = False
 
 
 def read_declared(folder: Path) -> Declared:
@@ -50,6 +52,7 @@ def read_declared(folder: Path) -> Declared:
         str(spec.get("name", "")),
         thresholds or Declared().thresholds,
         tuple(limit for limit in map(_limit, _entries(spec.get("limit"))) if limit is not None),
+        spec.get("price") is not None,
     )
 
 

@@ -1,7 +1,7 @@
 """What an audit is: one frozen object, the same from a YAML file, a mapping or a shipped name."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
@@ -156,6 +156,69 @@ class Limit(Part):
     below: Annotated[float, Field(gt=0, le=1)]
 
 
+class TrainingData(Part):
+    """A data set, in the words of audits.
+
+    Attributes:
+        name: bundled, of a plugin, a path, or `package.module:factory`.
+        settings: keyword arguments of a factory.
+        size: pixels per side to which images are resized; None keeps them.
+        only: names of the classes whose examples are used; None for all.
+        classes: number of the task's classes; None for those of the data.
+    """
+
+    name: str
+    settings: dict[str, Any] = {}
+    size: Annotated[int, Field(ge=1)] | None = None
+    only: Axis[str] | None = None
+    classes: Annotated[int, Field(ge=2)] | None = None
+
+    _named = model_validator(mode="before")(staticmethod(by_name))
+
+
+class Optimizer(Part):
+    """`torch.optim.SGD`, with a schedule of its learning rate.
+
+    Attributes:
+        lr: learning rate at the start.
+        momentum: of the velocity.
+        weight_decay: multiple of the weights that is added to the gradient.
+        schedule: `constant`, or `cosine` from `lr` to zero over the whole training.
+    """
+
+    lr: Annotated[float, Field(gt=0)] = 0.05
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Literal["constant", "cosine"] = "constant"
+
+
+class PriceSpec(Part):
+    """How each setting, with its own model, data, client and defenses, is trained to learn its test accuracy.
+
+    Attributes:
+        epochs: passes over the training data.
+        examples: how many of the data are trained on, drawn at random; None for all that are not held out.
+        test: data to test on; None for a part of `data` that is held out.
+        held_out: that part; None for a fifth if there is no `test`.
+        batch_size: examples of each client in a step; None for the batch size of the setting.
+        workers: clients whose defended updates are averaged in a step.
+        optimizer: of the server; the learning rate of a client with local steps is its own.
+        seeds: trainings of each setting; those of one seed start from the same network and see the same batches.
+        max_seconds: after which no further training is begun, and the one that runs stops where it is, to be gone on
+            with by the same command; None for no end.
+    """
+
+    epochs: Annotated[int, Field(ge=1)] = 2
+    examples: Annotated[int, Field(ge=2)] | None = None
+    test: TrainingData | None = None
+    held_out: Annotated[float, Field(gt=0, lt=1)] | None = None
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    workers: Annotated[int, Field(ge=1)] = 1
+    optimizer: Optimizer = Optimizer()
+    seeds: Annotated[int, Field(ge=1, le=100)] = 3
+    max_seconds: Annotated[float, Field(gt=0)] | None = None
+
+
 class PerClient(Part):
     """A batch size that goes with the number of clients: each trial has so many private examples for every client.
 
@@ -194,6 +257,7 @@ class AuditSpec(Part):
         threat: axis of the threat models, as the settings of `ThreatModel`.
         threshold: dB at which success rates are reported.
         limit: what exit code 1 says was exceeded.
+        price: how the settings are trained to learn their test accuracy; None for not at all.
         run: how the trials are run.
     """
 
@@ -209,6 +273,7 @@ class AuditSpec(Part):
     threat: Axis[dict[str, Any]] = ({},)
     threshold: Axis[float] = (20.0, 30.0)
     limit: Annotated[tuple[Limit, ...], BeforeValidator(_as_limits)] = ()
+    price: PriceSpec | None = None
     run: RunSettings = RunSettings()
 
     def to_plain(self) -> dict[str, Any]:

@@ -17,9 +17,11 @@ from safetensors.torch import save
 from gradleak.audits import export, index, lock
 from gradleak.audits.declared import Declared, read_declared
 from gradleak.audits.files import clear_words, remove_parts, write_whole
+from gradleak.audits.frontier import Frontier, Interval, Point, frontiers_of
 from gradleak.audits.limits import Checked, check_limits
 from gradleak.audits.lines import append_lines, read_at, repair
 from gradleak.audits.pictures import encode_png, is_image, side_by_side
+from gradleak.audits.prices import PriceRecord, read_prices
 from gradleak.audits.records import (
     Columns,
     Course,
@@ -61,10 +63,14 @@ __all__ = [
     "Course",
     "Declared",
     "Difference",
+    "Frontier",
     "Group",
     "ImageLeak",
+    "Interval",
     "Leak",
     "PackedTrial",
+    "Point",
+    "PriceRecord",
     "Rate",
     "Spread",
     "Store",
@@ -97,11 +103,13 @@ class Contents:
         records: one for each id, in the order in which they were first written; a later line replaces an earlier one.
         warnings: what was left out, in words.
         declared: name, thresholds and limits of the audit.
+        prices: what settings cost in accuracy, one entry for each training.
     """
 
     records: tuple[TrialRecord, ...]
     warnings: tuple[str, ...] = ()
     declared: Declared = Declared()
+    prices: tuple[PriceRecord, ...] = ()
 
     @cached_property
     def summary(self) -> Summary:
@@ -112,6 +120,15 @@ class Contents:
     def limits(self) -> tuple[Checked, ...]:
         """Every declared limit in every cell of the grid."""
         return check_limits(self.records, self.declared.limits)
+
+    @cached_property
+    def frontiers(self) -> tuple[Frontier, ...]:
+        """Leakage against accuracy, for each model and data set; empty for an audit that asked for no prices."""
+        if not (self.prices or self.declared.priced):
+            return ()
+        limit = next(iter(self.declared.limits), None)
+        at, below = (self.declared.thresholds[0], None) if limit is None else (limit.success_rate_at, limit.below)
+        return frontiers_of(self.summary.groups, self.prices, threshold=at, below=below)
 
     @property
     def finished(self) -> frozenset[str]:
@@ -214,7 +231,7 @@ class Store:
                     warnings.append(_CUT_OFF.format(self.lines.name))
                 else:
                     records[record.id] = record
-        return Contents(tuple(records.values()), tuple(warnings), read_declared(self.folder))
+        return Contents(tuple(records.values()), tuple(warnings), read_declared(self.folder), read_prices(self.folder))
 
     def records(self) -> tuple[TrialRecord, ...]:
         """The records alone; see `contents`."""

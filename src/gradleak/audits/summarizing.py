@@ -52,9 +52,19 @@ def summarize(records: Sequence[TrialRecord], thresholds: Sequence[float] = (REC
 
 def settings_of(record: TrialRecord) -> dict[str, object]:
     """What tells groups of trials apart, by dotted path; what a replicate changes is left out."""
+    return {**spec_settings(record.spec), "batch_size": record.batch_size}
+
+
+def spec_settings(spec: Mapping[str, object]) -> dict[str, object]:
+    """The same of a trial that is planned."""
     flat: dict[str, object] = {}
-    _flatten("", record.spec, flat)
-    return {**flat, "batch_size": record.batch_size}
+    _flatten("", spec, flat)
+    return {**flat, "batch_size": len(component_list(spec.get("examples")))}
+
+
+def setting_of(settings: Mapping[str, object]) -> dict[str, object]:
+    """What the owner of the data chooses: all but the attacker, who is not asked."""
+    return {name: value for name, value in cell_of(settings).items() if not name.startswith("threat.")}
 
 
 def cell_of(settings: Mapping[str, object]) -> dict[str, object]:

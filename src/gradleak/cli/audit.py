@@ -13,13 +13,15 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from gradleak.audits.audit import DeclaredAudit, declare, run_declared, train_models
+from gradleak.audits.audit import DeclaredAudit, declare, run_declared, run_declared_prices, train_models
 from gradleak.audits.estimate import TimeEstimate, estimate
 from gradleak.audits.files import write_whole
 from gradleak.audits.junit import junit_xml
 from gradleak.audits.limits import Checked
-from gradleak.audits.records import TrialRecord, settings_text
+from gradleak.audits.prices import PriceOutcome
+from gradleak.audits.records import TrialRecord, plain, settings_text
 from gradleak.audits.report import write_report
+from gradleak.audits.report.figures import frontier_figures
 from gradleak.audits.report.words import cell, verdict
 from gradleak.audits.spec import AuditSpec, Component, DataSpec, ModelSpec, PerClient
 from gradleak.audits.store import Contents, Store
@@ -74,6 +76,8 @@ def audit(
         declared = declare(spec, overrides, out)
     with progress_lines() as notify:
         outcome = run_declared(declared, out, retry_errors=retry_errors, command=command, notify=notify)
+    if declared.prices and not outcome.stopped:
+        outcome = _learn_prices(declared, out, outcome, command, retry_errors=retry_errors)
     contents = Store(out).contents()
     report = _report(outcome, out, contents)
     planned = {trial.id for trial in declared.planned}
@@ -99,6 +103,30 @@ def _train_first(declared: DeclaredAudit, command: str) -> None:
         if ended.status == "interrupted":
             errors.print(Text(f"Nothing is lost. Go on with: {command}"), soft_wrap=True)
         raise typer.Exit(INCOMPLETE)
+
+
+def _learn_prices(
+    declared: DeclaredAudit, out: Path, outcome: "AuditOutcome", command: str, *, retry_errors: bool
+) -> "AuditOutcome":
+    """Train the settings of the audit.
+
+    Returns:
+        The outcome of the trials, stopped if the trainings were interrupted.
+
+    Raises:
+        BadInput: when the folder cannot be used.
+    """
+    left = len(declared.prices)
+    errors.print(f"What the settings cost: {left} short trainings", soft_wrap=True)
+    with training_lines() as show:
+        found: PriceOutcome = run_declared_prices(declared, out, retry_errors=retry_errors, notify=show)
+    if found.out_of_time:
+        words = f"{found.done} of {found.planned} trainings fit in price.max_seconds; go on with: {command}"
+        errors.print(Text(words), soft_wrap=True)
+    if found.interrupted:
+        stopped = f"interrupted after {found.done} of {found.planned} trainings. Nothing is lost; go on with: {command}"
+        return replace(outcome, interrupted=True, stopped=stopped)
+    return outcome
 
 
 def _report(outcome: "AuditOutcome", out: Path, contents: Contents) -> Path | None:
@@ -129,7 +157,7 @@ def _leave(outcome: "AuditOutcome", limits: Sequence[Checked]) -> None:
     exceeded = [one for one in limits if one.state == "exceeded"]
     if any(one.leaked.successes for one in exceeded):
         raise typer.Exit(EXCEEDED)
-    if not outcome.complete or any(one.state == "missing" for one in limits):
+    if not outcome.complete or outcome.interrupted or any(one.state == "missing" for one in limits):
         raise typer.Exit(INCOMPLETE)
     if exceeded:
         raise typer.Exit(EXCEEDED)
@@ -149,6 +177,7 @@ def _print_outcome(
                 **{name: getattr(outcome, name) for name in facts},
                 "verdict": summary.level,
                 "limits": limits,
+                "frontiers": plain(frontier_figures(contents), "frontiers"),
             }
         )
         return
@@ -157,6 +186,11 @@ def _print_outcome(
     console.print(Text(f"{found.badge}: {found.headline}", style="bold"), soft_wrap=True)
     for finding in found.findings:
         console.print(Text(f"- {finding}"), soft_wrap=True)
+    for frontier in contents.frontiers:
+        if len(contents.frontiers) > 1:
+            console.print(Text(f"{frontier.title}:"), soft_wrap=True)
+        for sentence in frontier.recommendation:
+            console.print(Text(f"> {sentence}"), soft_wrap=True)
     for one in contents.limits:
         console.print(Text(f"Limit {one.state}: {cell(one.cell)}: {one.describe()}"), soft_wrap=True)
     console.print(f"{outcome.finished} of {outcome.planned} trials have a result")
@@ -196,6 +230,7 @@ def _print_plan(declared: DeclaredAudit, out: Path | None, *, as_json: bool) -> 
             "trainings": [
                 {"name": training.declared.spec.name, "done": training.done} for training in declared.trainings
             ],
+            "price_trainings": len(declared.prices),
             "ids": [trial.id for trial in planned],
         }
         print_json(facts)
@@ -215,8 +250,27 @@ def _print_plan(declared: DeclaredAudit, out: Path | None, *, as_json: bool) -> 
         line = f"Training {name} is done" if training.done else f"Training comes first: {name}; see gradleak train"
         console.print(Text(line), soft_wrap=True)
     console.print(f"{cells} cells x {spec.trials} captured batches = {expected.trials} trials")
-    for line in _time_lines(expected, out):
+    for line in [*_price_lines(declared), *_time_lines(expected, out)]:
         console.print(Text(line), soft_wrap=True)
+
+
+def _price_lines(declared: DeclaredAudit) -> list[str]:
+    """How many trainings tell the price, and roughly how long they take."""
+    price = declared.spec.price
+    if price is None:
+        return []
+    from gradleak.training.estimate import estimate_seconds
+    from gradleak.training.preparing import new_defending, prepare
+
+    first = [one.training for one in declared.prices if one.seed == 0 and one.training is not None]
+    lines = [f"Price: {len(first)} settings x {price.seeds} seeds = {len(first) * price.seeds} short trainings"]
+    if first:
+        prepared = prepare(first[0])
+        seconds = price.seeds * len(first) * estimate_seconds(first[0], prepared, new_defending(first[0], prepared))
+        most = "" if price.max_seconds is None else f", at most {duration(price.max_seconds)}"
+        lines[0] += f", about {duration(seconds)} one after the other{most}"
+    lines += [f"No price: {one.reason}" for one in declared.prices if one.reason]
+    return list(dict.fromkeys(lines))
 
 
 def _time_lines(expected: TimeEstimate, out: Path | None) -> list[str]:

@@ -90,11 +90,14 @@ def private_of(spec: TrainSpec, prepared: Prepared) -> PrivateSettings | None:
 
 def train_and_test(spec: TrainSpec) -> tuple[Dataset, Dataset]:
     """Training data and test data, which are held out at random if there are none of their own."""
-    data = data_of(spec.data, spec.seed)
+    train = data_of(spec.data, spec.seed)
     if spec.test is not None:
-        return data, data_of(spec.test, spec.seed)
-    count = round((spec.held_out or DEFAULT_HELD_OUT) * len(data))
-    test, train = data.split(min(max(count, 1), len(data) - 1), spec.seed)
+        test = data_of(spec.test, spec.seed)
+    else:
+        count = round((spec.held_out or DEFAULT_HELD_OUT) * len(train))
+        test, train = train.split(min(max(count, 1), len(train) - 1), spec.seed)
+    if spec.examples is not None and spec.examples < len(train):
+        train = train.subset(train.indices(spec.examples, spec.seed))
     return train, test
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from gradleak.audits.positions import write_yaml
-from gradleak.audits.spec import Axis, Composition, Part, by_name
+from gradleak.audits.spec import Axis, Composition, Optimizer, Part, TrainingData, by_name
 
 DEFAULT_CHECKPOINTS = (0.0, 0.01, 0.1, 1.0)
 """Fractions of training that papers on gradient leakage look at."""
@@ -29,42 +29,6 @@ class TrainedModel(Part):
     std: Axis[float] = (1.0,)
 
     _named = model_validator(mode="before")(staticmethod(by_name))
-
-
-class TrainingData(Part):
-    """A data set, in the words of audits.
-
-    Attributes:
-        name: bundled, of a plugin, a path, or `package.module:factory`.
-        settings: keyword arguments of a factory.
-        size: pixels per side to which images are resized; None keeps them.
-        only: names of the classes whose examples are used; None for all.
-        classes: number of the task's classes; None for those of the data.
-    """
-
-    name: str
-    settings: dict[str, Any] = {}
-    size: Annotated[int, Field(ge=1)] | None = None
-    only: Axis[str] | None = None
-    classes: Annotated[int, Field(ge=2)] | None = None
-
-    _named = model_validator(mode="before")(staticmethod(by_name))
-
-
-class Optimizer(Part):
-    """`torch.optim.SGD`, with a schedule of its learning rate.
-
-    Attributes:
-        lr: learning rate at the start.
-        momentum: of the velocity.
-        weight_decay: multiple of the weights that is added to the gradient.
-        schedule: `constant`, or `cosine` from `lr` to zero over the whole training.
-    """
-
-    lr: Annotated[float, Field(gt=0)] = 0.05
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    schedule: Literal["constant", "cosine"] = "constant"
 
 
 class Augmentation(Part):
@@ -126,6 +90,7 @@ class TrainSpec(Part):
         data: on what.
         test: data to test on; None for a part of `data` that is held out.
         held_out: that part; None for a fifth if there is no `test`.
+        examples: how many of the training data are used, drawn at random; None for all.
         epochs: passes over the data of a single worker.
         rounds: of a federated training.
         batch_size: examples of a step.
@@ -148,6 +113,7 @@ class TrainSpec(Part):
     data: TrainingData
     test: TrainingData | None = None
     held_out: Annotated[float, Field(gt=0, lt=1)] | None = None
+    examples: Annotated[int, Field(ge=2)] | None = None
     epochs: Annotated[int, Field(ge=1)] | None = None
     rounds: Annotated[int, Field(ge=1)] | None = None
     batch_size: Annotated[int, Field(ge=1)] = 64

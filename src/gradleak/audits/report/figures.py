@@ -1,7 +1,7 @@
 """The report's figures for programs: `report.json`."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from gradleak.audits.report.answers import answers_of
@@ -29,7 +29,19 @@ def figures(contents: Contents) -> bytes:
         "worst": None if summary.worst is None else asdict(summary.worst),
         "limits": [{**asdict(one), "state": one.state, "words": one.describe()} for one in contents.limits],
         "answers": answers_of(contents),
+        "frontiers": frontier_figures(contents),
         "groups": [asdict(group) for group in summary.groups],
         "warnings": contents.warnings,
     }
     return (json.dumps(plain(found, "figures"), indent=1, allow_nan=False) + "\n").encode()
+
+
+def frontier_figures(contents: Contents) -> list[dict[str, Any]]:
+    """Every frontier as plain data; of the judged attack its name stands for the group."""
+    found: list[dict[str, Any]] = []
+    for frontier in contents.frontiers:
+        points = [
+            {**asdict(point), "judged": point.judged.attack, "psnr": asdict(point.psnr)} for point in frontier.points
+        ]
+        found.append({**asdict(replace(frontier, points=())), "points": points})
+    return found

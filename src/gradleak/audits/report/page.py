@@ -10,6 +10,7 @@ from gradleak.audits.report import choosing, plots, wall, words
 from gradleak.audits.report.answers import SMALL, answers_of
 from gradleak.audits.report.choosing import choose
 from gradleak.audits.report.curves import curves_of
+from gradleak.audits.report.frontiers import sections
 from gradleak.audits.store import (
     CLOSE_DB,
     RECOGNIZABLE_DB,
@@ -110,6 +111,7 @@ def _data(store: Store, contents: Contents, brief: bool) -> dict[str, Any]:
         "limits": [(one, words.cell(one.cell)) for one in contents.limits],
         "verdict": words.verdict(summary),
         "answers": answers_of(contents)[:MOST_ANSWERS],
+        "frontiers": sections(contents),
         "statuses": words.STATUS,
         "short_statuses": words.SHORT_STATUS,
         "small": SMALL,

@@ -2,13 +2,13 @@
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from gradleak.audits.report.axes import Axis, AxisLine
-from gradleak.audits.store import Group, TrialRecord
+from gradleak.audits.store import Group, Interval, Point, TrialRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -154,6 +154,61 @@ def axis_plot(
     return _svg(curves, Frame(x=axis.title, y="median PSNR (dB)", log_x=wide, ticks=words, rows=marks))
 
 
+def frontier_plot(points: Sequence[Point]) -> str:
+    """Leak rate against test accuracy, each a numbered dot with its 95 % intervals; dominated settings are gray.
+
+    Args:
+        points: numbered from 1 in this order, with or without an accuracy.
+
+    Returns:
+        SVG; empty if no point has both figures.
+    """
+    shown = [
+        (number, point)
+        for number, point in enumerate(points, start=1)
+        if math.isfinite(point.accuracy.value) and point.leak.beyond.trials
+    ]
+
+    def draw(axes: "Axes") -> None:
+        for _, point in shown:
+            color = _MARK if point.dominated else _SERIES[0]
+            x, y = 100 * point.accuracy.value, 100 * point.leak.beyond.share
+            left, right = _ends(point.accuracy)
+            low, high = 100 * point.leak.beyond.low, 100 * max(point.leak.beyond.high, point.leak.at_most)
+            axes.hlines(y, left, right, color=color, alpha=0.55, linewidth=1.4, zorder=1)
+            axes.vlines(x, low, high, color=color, alpha=0.55, linewidth=1.4, zorder=1)
+            filled = color if point.state != "open" else "none"
+            axes.plot([x], [y], color=color, marker="o", markersize=6, markerfacecolor=filled, linestyle="", zorder=3)
+        for (number, point), above in zip(shown, _heights(shown), strict=True):
+            place = (100 * point.accuracy.value, 100 * point.leak.beyond.share)
+            color = _MARK if point.dominated else _INK
+            axes.annotate(
+                str(number), place, (6, above), textcoords="offset points", color=color, fontsize=10, zorder=4
+            )
+        axes.set_ylim(-6, 112)
+
+    frame = Frame(x="test accuracy (%)", y="batches that leaked (%)", log_x=False)
+    return _picture(draw, frame, []) if shown else ""
+
+
+def _ends(interval: Interval) -> tuple[float, float]:
+    """Ends in percent within the axis; a single training has none, and a dot alone."""
+    if math.isnan(interval.low):
+        return 100 * interval.value, 100 * interval.value
+    return 100 * max(interval.low, 0.0), 100 * min(interval.high, 1.0)
+
+
+def _heights(shown: Sequence[tuple[int, Point]]) -> list[float]:
+    """How far above its dot each number stands, in points: numbers of dots that are close are put one above another."""
+    taken: list[tuple[float, float, float]] = []
+    reach = max(point.accuracy.value for _, point in shown) - min(point.accuracy.value for _, point in shown)
+    for _, point in shown:
+        x, y = point.accuracy.value, point.leak.beyond.share
+        near = [height for left, low, height in taken if abs(left - x) <= 0.08 * reach and abs(low - y) < 0.05]
+        taken.append((x, y, max(near) + 11 if near else 5))
+    return [height for _, _, height in taken]
+
+
 def chance_db(group: Group) -> float:
     """Median PSNR in dB of the best kind of answer that never saw the update; NaN if there is none."""
     return max((row.psnr.median for row in group.baselines if not math.isnan(row.psnr.median)), default=math.nan)
@@ -195,10 +250,20 @@ def _positive(values: Sequence[float]) -> list[float]:
 
 
 def _svg(curves: Sequence[Curve], frame: Frame) -> str:
-    """The plot, drawn through matplotlib's objects; nothing global is left changed."""
+    """The plot of curves; empty if there is nothing to draw."""
     drawn = [curve for curve in curves if any(math.isfinite(value) for value in curve.y)]
     if not drawn:
         return ""
+
+    def draw(axes: "Axes") -> None:
+        for curve in drawn:
+            _draw(axes, curve)
+
+    return _picture(draw, frame, drawn)
+
+
+def _picture(draw: "Callable[[Axes], None]", frame: Frame, curves: Sequence[Curve]) -> str:
+    """What `draw` puts into a frame, through matplotlib's objects; nothing global is left changed."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -217,9 +282,8 @@ def _svg(curves: Sequence[Curve], frame: Frame) -> str:
             axes.axhline(level, color=_MARK, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         for level in frame.columns:
             axes.axvline(level, color=_MARK, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        for curve in drawn:
-            _draw(axes, curve)
-        _dress(axes, frame, drawn)
+        draw(axes)
+        _dress(axes, frame, curves)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _styled(buffer.getvalue())

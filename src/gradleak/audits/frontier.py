@@ -1,0 +1,294 @@
+"""Leakage against accuracy: what each setting leaks, what it costs, and which one to take.
+
+Leakage is that of the strongest attack on the setting, by the share of captured batches that leaked. Among equals it is
+the one that knows the defenses, and then the one of which fewer trials ended before they reproduced the update: that
+one has shown more. An attacker who knows less can be luckier, so the blind one is judged too.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from gradleak.audits.prices import PriceRecord
+from gradleak.audits.pricing_keys import setting_key
+from gradleak.audits.summary import Group, Leak, leak_at
+
+DEFAULT_BELOW = 0.2
+"""Largest upper end of the interval of the leak rate that counts as stopped where no limit is declared."""
+
+State = Literal["stops", "leaks", "open"]
+"""Shown to stop the attacks, shown to leak, or neither."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its 95 % interval; NaN where there is none."""
+
+    value: float
+    low: float
+    high: float
+
+
+NOTHING = Interval(math.nan, math.nan, math.nan)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting.
+
+    Attributes:
+        key: of the setting.
+        label: client, batch size and defenses in words, as far as settings differ.
+        defended: whether there are defenses.
+        judged: the strongest attack.
+        leak: its leaks at the threshold.
+        state: what its trials show; a rate below the limit counts only up to the upper end of its interval, with every
+            trial counted as a leak whose attack neither succeeded nor reproduced the update.
+        adaptive: leaks of the strongest attack that knows the defenses; None if there is none in the audit.
+        blind: the same of those that do not.
+        accuracy: mean test accuracy over seeds with Student's interval, in [0, 1].
+        price: accuracy that is lost against the same client and batch size without defenses, seed by seed.
+        seeds: trainings with an accuracy.
+        test_examples: on which it was measured.
+        trouble: why there is no accuracy, or not of all seeds; empty if there is.
+        bound: PSNR in dB that no attack can pass, where one is known.
+        dominated: label of a setting that leaks no more and is as accurate, and better in one of them, by point
+            estimates; empty if there is none.
+        clearly: whether some such setting is better beyond the intervals in at least one of the two.
+    """
+
+    key: str
+    label: str
+    defended: bool
+    judged: Group
+    leak: Leak
+    state: State
+    adaptive: Leak | None
+    blind: Leak | None
+    accuracy: Interval = NOTHING
+    price: Interval = NOTHING
+    seeds: int = 0
+    test_examples: int = 0
+    trouble: str = ""
+    bound: float | None = None
+    dominated: str = ""
+    clearly: bool = False
+
+    @property
+    def psnr(self) -> Interval:
+        """Median PSNR of the judged attack with its interval."""
+        return Interval(self.judged.psnr.median, *self.judged.psnr_interval)
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """The settings of one model and data set.
+
+    Attributes:
+        title: model and data.
+        threshold: PSNR in dB from which an image counts as reconstructed.
+        below: what the upper end of the leak rate must not reach.
+        points: in the order of the audit.
+        recommendation: in words, first the answer, then what it rests on.
+    """
+
+    title: str
+    threshold: float
+    below: float
+    points: tuple[Point, ...]
+    recommendation: tuple[str, ...]
+
+
+def frontiers_of(
+    groups: Sequence[Group], prices: Sequence[PriceRecord], *, threshold: float, below: float | None = None
+) -> tuple[Frontier, ...]:
+    """The frontier of each model and data set.
+
+    Args:
+        groups: of a summary.
+        prices: of its settings.
+        threshold: PSNR in dB, a declared one.
+        below: the declared limit of the leak rate; None for the usual one.
+
+    Returns:
+        Frontiers in the order of the groups.
+    """
+    from gradleak.audits.recommending import recommendation
+
+    limit = DEFAULT_BELOW if below is None else below
+    families: dict[str, list[Group]] = {}
+    for group in groups:
+        families.setdefault(_family(group), []).append(group)
+    found: list[Frontier] = []
+    for title, members in families.items():
+        points = with_dominated(_points(members, prices, threshold, limit))
+        found.append(Frontier(title, threshold, limit, points, recommendation(points, threshold, limit)))
+    return tuple(found)
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """The mean with Student's 95 % interval; without ends for fewer than two values.
+
+    Args:
+        values: finite.
+
+    Returns:
+        NaN without any value.
+    """
+    if len(values) < 2:
+        return Interval(values[0] if values else math.nan, math.nan, math.nan)
+    from scipy.stats import t  # slow to import
+
+    mean = statistics.fmean(values)
+    reach = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    return Interval(mean, mean - reach, mean + reach)
+
+
+def with_dominated(points: Sequence[Point]) -> tuple[Point, ...]:
+    """Mark every setting for which another is no worse in both and better in one.
+
+    What an inconclusive point would show is not known, so it dominates nothing but other inconclusive ones.
+
+    Returns:
+        The points in the same order.
+    """
+    marked: list[Point] = []
+    for point in points:
+        better = [other for other in points if _dominates(other, point)]
+        clear = [other for other in better if _clearly(other, point)]
+        best = (clear or better or [None])[0]
+        marked.append(point if best is None else replace(point, dominated=best.label, clearly=bool(clear)))
+    return tuple(marked)
+
+
+def _dominates(other: Point, point: Point) -> bool:
+    """By point estimates; False where one is missing."""
+    if other.state == "open" and point.state != "open":
+        return False
+    leaks, accuracies = (other.leak.beyond.share, point.leak.beyond.share), (other.accuracy.value, point.accuracy.value)
+    no_worse = leaks[0] <= leaks[1] and accuracies[0] >= accuracies[1]
+    return no_worse and (leaks[0] < leaks[1] or accuracies[0] > accuracies[1])
+
+
+def _clearly(other: Point, point: Point) -> bool:
+    """Whether intervals are apart in what the other is better in; ends that are NaN are apart from nothing."""
+    return other.leak.at_most < point.leak.beyond.low or other.accuracy.low > point.accuracy.high
+
+
+# ---- points ------------------------------------------------------------------------------------------------------
+
+
+def _family(group: Group) -> str:
+    settings = group.settings
+    parts = (settings.get("model.name"), settings.get("stage"), group.data)
+    return ", ".join(str(part) for part in parts if part)
+
+
+def _points(
+    groups: Sequence[Group], prices: Sequence[PriceRecord], threshold: float, below: float
+) -> tuple[Point, ...]:
+    by_setting: dict[str, list[Group]] = {}
+    for group in groups:
+        by_setting.setdefault(setting_key(group.settings), []).append(group)
+    firsts = [members[0] for members in by_setting.values()]
+    of_setting = {key: [one for one in prices if key in one.settings] for key in by_setting}
+    plain = {_place(own): key for key, own in zip(by_setting, firsts, strict=True) if not own.defenses}
+    points: list[Point] = []
+    for (key, members), own in zip(by_setting.items(), firsts, strict=True):
+        judged = strongest(members, threshold)
+        known = [member for member in members if _adaptive(member)]
+        blind = [member for member in members if not _adaptive(member)]
+        accuracies = _accuracies(of_setting[key])
+        reference = _accuracies(of_setting.get(plain.get(_place(own), ""), ()))
+        lost = [reference[seed] - value for seed, value in accuracies.items() if seed in reference]
+        leak = leak_at(judged.leaks, threshold)
+        points.append(
+            Point(
+                key,
+                _label(own, firsts),
+                bool(own.defenses),
+                judged,
+                leak,
+                state_of(leak, below),
+                leak_at(strongest(known, threshold).leaks, threshold) if known else None,
+                leak_at(strongest(blind, threshold).leaks, threshold) if blind else None,
+                _within(mean_interval(list(accuracies.values()))),
+                mean_interval(lost) if own.defenses else NOTHING,
+                len(accuracies),
+                max((one.test_examples for one in of_setting[key]), default=0),
+                _trouble(of_setting[key]),
+            )
+        )
+    return tuple(points)
+
+
+def state_of(leak: Leak, below: float) -> State:
+    """What trials show at a limit of the leak rate."""
+    if leak.beyond.trials and leak.at_most < below:
+        return "stops"
+    return "leaks" if leak.beyond.successes else "open"
+
+
+def strongest(groups: Sequence[Group], threshold: float) -> Group:
+    """The attack that is judged, among those on one setting."""
+
+    def strength(group: Group) -> tuple[float, bool, int]:
+        leak = leak_at(group.leaks, threshold)
+        share = leak.beyond.share
+        return (-1.0 if math.isnan(share) else share, _adaptive(group), -leak.unsettled)
+
+    return max(groups, key=strength)
+
+
+def _adaptive(group: Group) -> bool:
+    return group.settings.get("threat.defense_known", True) is True
+
+
+def _place(group: Group) -> tuple[str, str]:
+    """What a setting and its undefended twin share."""
+    client = {name: value for name, value in group.settings.items() if name.startswith("client.")}
+    return repr(sorted(client.items(), key=str)), str(group.batch_size)
+
+
+def _label(group: Group, others: Sequence[Group]) -> str:
+    """The defenses, and of client and batch size what differs among the settings."""
+    parts = [group.defenses or "no defense"]
+    if len({other.batch_size for other in others}) > 1:
+        parts.append(f"batch of {group.batch_size}")
+    clients = {_client(other.settings) for other in others}
+    if len(clients) > 1:
+        parts.append(_client(group.settings))
+    return ", ".join(parts)
+
+
+def _client(settings: Mapping[str, object]) -> str:
+    told = ("epochs", "lr", "batch_size", "count")
+    values = [f"{name}={settings[f'client.{name}']}" for name in told if settings.get(f"client.{name}") is not None]
+    name = str(settings.get("client.name", "?"))
+    return f"{name}({', '.join(values)})" if values else name
+
+
+def _accuracies(prices: Sequence[PriceRecord]) -> dict[int, float]:
+    """By seed; empty if a training diverged, because a mean of those that did not would flatter the setting."""
+    if any(one.status in {"diverged", "error"} for one in prices):
+        return {}
+    return {one.seed: one.accuracy for one in prices if one.status == "finished"}
+
+
+def _within(found: Interval) -> Interval:
+    """An interval of shares; NaN stays."""
+    if math.isnan(found.low):
+        return found
+    return Interval(found.value, max(found.low, 0.0), min(found.high, 1.0))
+
+
+def _trouble(prices: Sequence[PriceRecord]) -> str:
+    if not prices:
+        return "not trained yet"
+    diverged = sum(one.status == "diverged" for one in prices)
+    if diverged:
+        return f"training diverged in {diverged} of {len(prices)}"
+    bad = [one for one in prices if one.status in {"error", "not_applicable"}]
+    return bad[0].message if bad else ""

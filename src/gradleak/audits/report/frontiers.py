@@ -1,0 +1,112 @@
+"""The frontier on the page: the answer, a picture, and the figures of every setting."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gradleak.audits.report.plots import frontier_plot
+from gradleak.audits.report.tables import Table
+from gradleak.audits.report.words import NOTHING, decibels
+from gradleak.audits.store import Contents, Frontier, Interval, Leak, Point
+
+_SHOWN = {"stops": "stopped", "leaks": "leaks", "open": "inconclusive"}
+
+
+@dataclass(frozen=True)
+class FrontierSection:
+    """One frontier.
+
+    Attributes:
+        title: model and data.
+        sentences: the recommendation.
+        svg: markup of ours; empty if no setting has both figures.
+        table: one row for each setting, with the numbers of the dots.
+        grayed: of each row, whether another setting dominates it.
+    """
+
+    title: str
+    sentences: tuple[str, ...]
+    svg: str
+    table: Table
+    grayed: tuple[bool, ...]
+
+
+def sections(contents: Contents) -> list[FrontierSection]:
+    """Every frontier of an audit."""
+    return [
+        FrontierSection(
+            found.title,
+            found.recommendation,
+            frontier_plot(found.points),
+            frontier_table(found),
+            tuple(bool(point.dominated) for point in found.points),
+        )
+        for found in contents.frontiers
+    ]
+
+
+def frontier_table(frontier: Frontier) -> Table:
+    """The figures of every setting, in the order of the audit."""
+    bounded = any(point.bound is not None for point in frontier.points)
+    header = (
+        "setting",
+        f"leaked at {frontier.threshold:g} dB [95 %]",
+        f"below {100 * frontier.below:g} %",
+        "knows the defense",
+        "does not",
+        "median PSNR, dB [95 %]",
+        *(("bound, dB",) if bounded else ()),
+        "test accuracy, % [95 %]",
+        "price, points [95 %]",
+        "dominated by",
+    )
+    rows = [
+        (
+            f"{number} {point.label}",
+            _leak(point),
+            _SHOWN[point.state],
+            _share(point.adaptive),
+            _share(point.blind),
+            _psnr(point.psnr),
+            *((NOTHING if point.bound is None else decibels(point.bound),) if bounded else ()),
+            _percent(point.accuracy) if not math.isnan(point.accuracy.value) else point.trouble or NOTHING,
+            _percent(point.price),
+            _dominated(point, frontier.points),
+        )
+        for number, point in enumerate(frontier.points, start=1)
+    ]
+    return Table(header, tuple(rows))
+
+
+def _leak(point: Point) -> str:
+    found = point.leak.beyond
+    if not found.trials:
+        return NOTHING
+    open_too = f"; {point.leak.unsettled} open" if point.leak.unsettled else ""
+    return f"{found.successes} of {found.trials} [{100 * found.low:.0f}, {100 * found.high:.0f}]{open_too}"
+
+
+def _share(leak: Leak | None) -> str:
+    return NOTHING if leak is None else f"{leak.beyond.successes} of {leak.beyond.trials}"
+
+
+def _psnr(interval: Interval) -> str:
+    if math.isnan(interval.low):
+        return decibels(interval.value)
+    return f"{decibels(interval.value)} [{decibels(interval.low)}, {decibels(interval.high)}]"
+
+
+def _percent(interval: Interval) -> str:
+    if math.isnan(interval.value):
+        return NOTHING
+    if math.isnan(interval.low):
+        return f"{100 * interval.value:.1f}"
+    return f"{100 * interval.value:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+
+
+def _dominated(point: Point, points: Sequence[Point]) -> str:
+    """The number of the setting that is better, and whether by more than the intervals."""
+    if not point.dominated:
+        return ""
+    number = next(place for place, other in enumerate(points, start=1) if other.label == point.dominated)
+    return f"{number}, clearly" if point.clearly else f"{number}, by point estimates"
