@@ -1,60 +1,23 @@
 """Error feedback in the loop of a training: what is held back is sent later, and outlives an interrupt."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 import gradleak as gl
-from gradleak.defenses.top_k import largest
 from gradleak.training.defending import Defending
 from gradleak.training.memories import Memories
 from gradleak.training.places import RESUME
-from gradleak.updates import UpdateKind
 from tests.training.test_run import stop_at
 from tests.training.tiny import FEDERATED, SINGLE, files
-
-NAME = "tests.training.test_memories:Feedback"
-
-
-@dataclass(frozen=True)
-class Feedback:
-    """The largest entries of what was held back so far and of the new update; the others are held back."""
-
-    keep: float = 0.1
-
-    def problems(self) -> list[str]:
-        return []
-
-    def apply(
-        self, tensors: Mapping[str, Tensor], kind: UpdateKind, generator: torch.Generator | None
-    ) -> dict[str, Tensor]:
-        return self.advance(self.start(tensors), tensors, kind, generator)[0]
-
-    def start(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
-
-    def advance(
-        self,
-        memory: Mapping[str, Tensor],
-        tensors: Mapping[str, Tensor],
-        kind: UpdateKind,
-        generator: torch.Generator | None,
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        del kind, generator
-        whole = {name: tensor + memory[name] for name, tensor in tensors.items()}
-        sent = {name: tensor * largest(tensor, self.keep) for name, tensor in whole.items()}
-        return sent, {name: tensor - sent[name] for name, tensor in whole.items()}
 
 
 def test_every_sender_has_a_memory_of_its_own_and_loses_nothing() -> None:
     task = gl.Task(torch.nn.Linear(6, 3), gl.TabularSpace(6), 3)
-    defending, memories = Defending((Feedback(keep=0.25),), task), Memories()
+    defending, memories = Defending((gl.defenses.DGC(keep=0.25, momentum=0.0),), task), Memories()
     total = {sender: torch.zeros(8) for sender in (0, 1)}
     given = {sender: torch.zeros(8) for sender in (0, 1)}
     for number in range(10):
@@ -65,7 +28,7 @@ def test_every_sender_has_a_memory_of_its_own_and_loses_nothing() -> None:
             assert int((sent != 0).sum()) == 2
             total[sender] += sent
     for sender in total:
-        kept = memories.tensors()[f"memory/{sender}/0/w"]
+        kept = memories.tensors()[f"memory/{sender}/0/10/residual/w"]
         torch.testing.assert_close(total[sender] + kept, given[sender])
     other = Memories()
     other.go_on(memories.tensors())
@@ -75,7 +38,7 @@ def test_every_sender_has_a_memory_of_its_own_and_loses_nothing() -> None:
 
 @pytest.mark.parametrize("spec", [{**SINGLE, "workers": 2}, FEDERATED], ids=["workers", "federated"])
 def test_a_training_that_is_interrupted_goes_on_with_what_was_held_back(spec: dict[str, Any], tmp_path: Path) -> None:
-    spec = {**spec, "defense": [{"name": NAME}, {"name": "GaussianNoise", "std": 1e-3}]}
+    spec = {**spec, "defense": [{"name": "DGC", "keep": 0.1, "warmup": [0.25]}, {"name": "GaussianNoise", "std": 1e-3}]}
     gl.train(spec, out=tmp_path / "whole")
     for unit in (1, 3):
         gl.train(spec, out=tmp_path / "broken", notify=stop_at(unit))

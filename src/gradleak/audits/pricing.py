@@ -18,7 +18,7 @@ from gradleak.audits.records import mapping, record_id
 from gradleak.audits.spec import PriceSpec
 from gradleak.audits.summarizing import spec_settings
 from gradleak.errors import BadInput
-from gradleak.training.preparing import semantic_faults
+from gradleak.training.checking import semantic_faults
 from gradleak.training.spec import DEFAULT_HELD_OUT, TrainSpec
 
 _NO_TRAINING = "training knows no client of this kind"

@@ -1,44 +1,24 @@
 """What defenses with error feedback keep from step to step, for every worker or client by itself."""
 
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from gradleak.defenses import LooksAtStep, PrivateStep
+from gradleak.defenses import KeepsMemory, LooksAtStep, Memory, PrivateStep
 from gradleak.seeds import stage_generator
 from gradleak.training.defending import Defending
 from gradleak.updates import UpdateKind
 
 MEMORY = "memory/"
-"""Prefix of the names of tensors to go on from: `memory/SENDER/POSITION/NAME`."""
-
-
-@runtime_checkable
-class KeepsMemory(Protocol):
-    """A defense with error feedback: what was held back in one step is sent in a later one."""
-
-    def start(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The memory before the first step, for updates of these shapes."""
-        ...
-
-    def advance(
-        self,
-        memory: Mapping[str, Tensor],
-        tensors: Mapping[str, Tensor],
-        kind: UpdateKind,
-        generator: torch.Generator | None,
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """What is sent, and the memory after it."""
-        ...
+"""Prefix of the names of tensors to go on from: `memory/SENDER/POSITION/ROUNDS/PART/NAME`."""
 
 
 class Memories:
     """Nothing at the start; what is kept is a part of the place to go on from."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[int, int], dict[str, Tensor]] = {}
+        self._kept: dict[tuple[int, int], tuple[int, Memory]] = {}
 
     def sent(
         self,
@@ -70,8 +50,9 @@ class Memories:
                 generator = stage_generator(seed, f"defense/{position}")
                 if isinstance(defense, KeepsMemory):
                     place = sender, position
-                    before = self._kept.get(place) or defense.start(sent)
-                    sent, self._kept[place] = defense.advance(before, sent, kind, generator)
+                    number, before = self._kept.get(place) or (0, defense.start(sent))
+                    sent, after = defense.advance(sent, before, number)
+                    self._kept[place] = number + 1, after
                 elif not isinstance(defense, LooksAtStep):
                     sent = defense.apply(sent, kind, generator)
                 elif step is not None:
@@ -81,15 +62,16 @@ class Memories:
     def tensors(self) -> dict[str, Tensor]:
         """Copies of everything that is kept, by name."""
         return {
-            f"{MEMORY}{sender}/{position}/{name}": tensor.clone()
-            for (sender, position), memory in self._kept.items()
-            for name, tensor in memory.items()
+            f"{MEMORY}{sender}/{position}/{rounds}/{name}": tensor.clone()
+            for (sender, position), (rounds, memory) in self._kept.items()
+            for name, tensor in memory.flat().items()
         }
 
     def go_on(self, tensors: Mapping[str, Tensor]) -> None:
         """Take up what was kept, among other tensors to go on from."""
-        self._kept = {}
+        found: dict[tuple[int, int, int], dict[str, Tensor]] = {}
         for key, tensor in tensors.items():
             if key.startswith(MEMORY):
-                sender, position, name = key.removeprefix(MEMORY).split("/", 2)
-                self._kept.setdefault((int(sender), int(position)), {})[name] = tensor.clone()
+                sender, position, rounds, name = key.removeprefix(MEMORY).split("/", 3)
+                found.setdefault((int(sender), int(position), int(rounds)), {})[name] = tensor.clone()
+        self._kept = {place[:2]: (place[2], Memory.of_flat(flat)) for place, flat in found.items()}
