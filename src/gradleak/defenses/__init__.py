@@ -10,10 +10,12 @@ from gradleak.defenses.protocol import (
     PrivateStep,
     StatesPreimage,
 )
+from gradleak.defenses.soteria import Soteria
 from gradleak.defenses.top_k import TopK
 
 DEFENSES: tuple[type[Defense], ...] = (
     GaussianNoise,
+    Soteria,
     TopK,
 )
 """Every defense that comes with the package, for listings and update files."""
@@ -27,6 +29,7 @@ __all__ = [
     "LooksAtStep",
     "Preimage",
     "PrivateStep",
+    "Soteria",
     "StatesPreimage",
     "TopK",
 ]

@@ -60,7 +60,10 @@ class TopK:
         def change(name: str, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
             pruned = (lower <= 0) & (upper >= 0)
             reach = smallest[name].to(lower)
-            return torch.where(pruned, -reach, lower), torch.where(pruned, reach, upper)
+            # What is unknown after the pruning stays unknown before it.
+            return torch.where(pruned, lower.clamp(max=-reach), lower), torch.where(
+                pruned, upper.clamp(min=reach), upper
+            )
 
         return after.widened(change)
 
