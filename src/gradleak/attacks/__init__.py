@@ -13,6 +13,7 @@ from gradleak.attacks.closed_form import (
     spear,
 )
 from gradleak.attacks.dropout import dropout_inversion
+from gradleak.attacks.latent import precode_inversion
 from gradleak.attacks.local import local_training, order_invariant, sme
 from gradleak.attacks.protocol import Attack, Progress
 from gradleak.attacks.recipes import (
@@ -38,6 +39,7 @@ ATTACKS = (
     relu_inversion,
     batch_norm_inversion,
     dropout_inversion,
+    precode_inversion,
     local_training,
     sme,
     order_invariant,
@@ -73,6 +75,7 @@ __all__ = [
     "local_training",
     "order_invariant",
     "position_gradient",
+    "precode_inversion",
     "r_gap",
     "relu_inversion",
     "residual_peeling",

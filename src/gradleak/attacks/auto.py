@@ -13,6 +13,7 @@ from gradleak.attacks.closed_form import CLOSED_FORMS, linear_layer
 from gradleak.attacks.disturbance import is_plain
 from gradleak.attacks.dropout import dropout_inversion
 from gradleak.attacks.labels.batch_size import NoBatchSize, recover_batch_size
+from gradleak.attacks.latent import precode_inversion
 from gradleak.attacks.local import SIMULATED_EXAMPLES, local_training
 from gradleak.attacks.mismatch import mismatch
 from gradleak.attacks.one_gradient import as_gradient
@@ -23,6 +24,7 @@ from gradleak.attacks.relu import relu_inversion
 from gradleak.attacks.residual import residual_peeling
 from gradleak.attacks.second_derivative import NO_SECOND_DERIVATIVE, explained, lacks_derivative
 from gradleak.attacks.smooth import staged
+from gradleak.bottleneck import bottlenecks
 from gradleak.clients import Aggregate, LocalTraining
 from gradleak.clients.settings import stateful_layers
 from gradleak.reconstructions import Reconstruction
@@ -34,7 +36,7 @@ _DONE = 1e-9
 # Parts of the lines of a trace.
 _NO = "does not apply"
 _LOCAL = "local_training:"
-_MASKED = "dropout_inversion"
+_MASKED = frozenset({"dropout_inversion", "precode_inversion"})
 # Of what is left, for a search after which another one follows.
 _SHARE = 0.6
 
@@ -106,8 +108,8 @@ class Auto:
             if found.status == "not_applicable":
                 trace.append(f"{found.attack}: {_NO}, {found.message}")
                 continue
-            # Masks that were searched are part of the answer, and no other measure knows them.
-            error = found.objective if found.attack == _MASKED else _mismatch(observation, found)
+            # Masks and latents that were searched are part of the answer, and no other measure knows them.
+            error = found.objective if found.attack in _MASKED else _mismatch(observation, found)
             trace.append(f"{found.attack}: {found.message} ({found.seconds:.2g} s)")
             if best is None or error < best_mismatch:
                 best, best_mismatch = found, error
@@ -122,7 +124,7 @@ class Auto:
         if best is None:
             why = "no attack applies: " + "; ".join(trace)
             return replace(not_applicable(self.name, observation, why), trace=tuple(trace), seconds=seconds)
-        if sent is not observation and best.attack != _MASKED:
+        if sent is not observation and best.attack not in _MASKED:
             best_mismatch = _mismatch(sent, best)
         return replace(
             best,
@@ -181,6 +183,10 @@ class Auto:
         if getattr(client, "dropout", None) == "random":
             trace.append("search for images and dropout masks")
             yield self._with_restarts(dropout_inversion, 1), False
+        # The model shows its bottleneck to all; who knows no defense takes its noise for zero.
+        if observation.defenses is not None and bottlenecks(observation.task.model):
+            trace.append("search for images and latent noise")
+            yield self._with_restarts(precode_inversion, 1), False
         if stateful and getattr(client, "mode", "eval") == "train" and observation.batch_size != 1:
             trace.append("search with batch statistics")
             yield self._batch_statistics(bool(observation.update.buffers)), False

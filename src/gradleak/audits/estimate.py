@@ -27,6 +27,7 @@ TYPICAL_SECONDS = {
     "relu_inversion": 15.0,
     "batch_norm_inversion": 15.0,
     "dropout_inversion": 10.0,
+    "precode_inversion": 10.0,
     "local_training": 10.0,
     "sme": 8.0,
     "order_invariant": 10.0,

@@ -1,6 +1,7 @@
 """Defenses: what a client does on purpose to leak less. One file for each family, and one line here."""
 
 from gradleak.defenses.gaussian_noise import GaussianNoise
+from gradleak.defenses.precode import Precode
 from gradleak.defenses.preimage import Preimage
 from gradleak.defenses.protocol import (
     ChangesBatch,
@@ -15,6 +16,7 @@ from gradleak.defenses.top_k import TopK
 
 DEFENSES: tuple[type[Defense], ...] = (
     GaussianNoise,
+    Precode,
     Soteria,
     TopK,
 )
@@ -27,6 +29,7 @@ __all__ = [
     "Defense",
     "GaussianNoise",
     "LooksAtStep",
+    "Precode",
     "Preimage",
     "PrivateStep",
     "Soteria",
