@@ -258,7 +258,8 @@ class Task:
         flags = [(module, module.training) for module in self.model.modules()]
         shape = list(self.space.shape)
         try:
-            with torch.no_grad():
+            # A model with a latent variable draws, and the caller's random state is not ours to advance.
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 variable = torch.zeros((1, *self.space.variable_shape), dtype=self.dtype, device=self.device)
                 outputs = self.space.forward(self.model.eval(), {}, variable)
         # The model is foreign code, and any exception of it means the same to the user: it refuses this input.

@@ -31,10 +31,10 @@ def smooth(count: int, seed: int) -> torch.Tensor:
 def test_masks_before_a_linear_layer_are_read_exactly() -> None:
     task = dropping_lenet()
     observation, truth = gl.capture(task, smooth(1, 0), labels(1), client=CLIENT, seed=3)
-    step, simulate = CLIENT.bind_masks(task, observation.state)
+    step, simulate = CLIENT.bind_draws(task, observation.state)
     masks = MaskLayout.of(observation, step, truth.inputs)
     read = masks.unpack(masks.high)["dropout2.mask"]
-    drawn = step.draw_masks(truth.inputs, stage_generator(3, "client"))
+    drawn = step.draw(truth.inputs, stage_generator(3, "client"))
     assert torch.equal(read, drawn["dropout2.mask"])
     assert masks.known == read.numel()
     # With the drawn masks, the truth is at zero.
@@ -64,7 +64,7 @@ def test_batches_and_the_penalty() -> None:
     result = dropout_inversion(restarts=1, max_evaluations=40)(observation)
     assert result.inputs.shape == truth.inputs.shape
     assert "0 of 768 mask entries read" in result.message
-    step, _ = CLIENT.bind_masks(task, observation.state)
+    step, _ = CLIENT.bind_draws(task, observation.state)
     masks = MaskLayout.of(observation, step, truth.inputs)
     ones = torch.ones_like(masks.kept)
     assert float(masks.penalty(ones)) < 1e-6

@@ -63,8 +63,8 @@ def test_random_masks_that_are_given_make_the_update() -> None:
     task = task_of(normed_net(nn.Identity, 0.3))
     observation, _ = gl.capture(task, images(3), labels(3), client=Gradient(dropout="random"), seed=5)
     assert observation.client == Gradient(dropout="random")
-    step, simulate = Gradient(dropout="random").bind_masks(task, task.state())
-    masks = step.draw_masks(images(3), stage_generator(5, "client"))
+    step, simulate = Gradient(dropout="random").bind_draws(task, task.state())
+    masks = step.draw(images(3), stage_generator(5, "client"))
     assert {name: mask.shape for name, mask in masks.items()} == {"3.mask": (3, 6, 16, 16)}
     targets = task.target_probabilities(labels(3))
     given, without = simulate(images(3), targets, masks), simulate(images(3), targets, {})

@@ -14,6 +14,7 @@ from gradleak.attacks.closed_form import (
     spear,
 )
 from gradleak.attacks.dropout import dropout_inversion
+from gradleak.attacks.latent import precode_inversion
 from gradleak.attacks.local import local_training, order_invariant, sme
 from gradleak.attacks.most_probable import maximum_a_posteriori
 from gradleak.attacks.protocol import Attack, Progress
@@ -42,6 +43,7 @@ ATTACKS = (
     batch_norm_inversion,
     dropout_inversion,
     batch_restoration,
+    precode_inversion,
     local_training,
     sme,
     order_invariant,
@@ -79,6 +81,7 @@ __all__ = [
     "maximum_a_posteriori",
     "order_invariant",
     "position_gradient",
+    "precode_inversion",
     "r_gap",
     "relu_inversion",
     "residual_peeling",

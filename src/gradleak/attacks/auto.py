@@ -14,6 +14,7 @@ from gradleak.attacks.disturbance import is_plain
 from gradleak.attacks.dropout import dropout_inversion
 from gradleak.attacks.factories import Factory, on_another, with_share
 from gradleak.attacks.labels.batch_size import NoBatchSize, recover_batch_size
+from gradleak.attacks.latent import precode_inversion
 from gradleak.attacks.leftover import as_rounded, undefended
 from gradleak.attacks.likelihood import known_noise
 from gradleak.attacks.local import SIMULATED_EXAMPLES, local_training
@@ -28,6 +29,7 @@ from gradleak.attacks.relu import relu_inversion
 from gradleak.attacks.residual import residual_peeling
 from gradleak.attacks.second_derivative import NO_SECOND_DERIVATIVE, explained, lacks_derivative
 from gradleak.attacks.smooth import staged
+from gradleak.bottleneck import bottlenecks
 from gradleak.clients import Aggregate, LocalTraining
 from gradleak.clients.settings import stateful_layers
 from gradleak.reconstructions import Reconstruction
@@ -39,7 +41,7 @@ _DONE = 1e-9
 # Parts of the lines of a trace.
 _NO = "does not apply"
 _LOCAL = "local_training:"
-_MASKED = "dropout_inversion"
+_MASKED = frozenset({"dropout_inversion", "precode_inversion"})
 _PROBABLE = "maximum_a_posteriori"
 # Variance relative to the update's squared norm at which candidates are compared where defenses add no noise: what
 # searches reach within seconds, so that the last digits of the misfit do not outweigh how plausible an image is.
@@ -110,8 +112,8 @@ class Auto:
             if found.status == "not_applicable":
                 trace.append(f"{found.attack}: {_NO}, {found.message}")
                 continue
-            # Masks that were searched are part of the answer, and no other measure knows them.
-            error = found.objective if found.attack == _MASKED else measure(found)
+            # Masks and latents that were searched are part of the answer, and no other measure knows them.
+            error = found.objective if found.attack in _MASKED else measure(found)
             trace.append(f"{found.attack}: {found.message} ({found.seconds:.2g} s)")
             if best is None or error < best_mismatch:
                 best, best_mismatch = found, error
@@ -128,7 +130,7 @@ class Auto:
         if best is None:
             why = "no attack applies: " + "; ".join(trace)
             return replace(not_applicable(self.name, observation, why), trace=tuple(trace), seconds=seconds)
-        if best.attack != _MASKED:
+        if best.attack not in _MASKED:
             best_mismatch = _mismatch(sent, best)
         return replace(
             best,
@@ -217,6 +219,10 @@ class Auto:
         if getattr(client, "dropout", None) == "random":
             trace.append("search for images and dropout masks")
             yield self._with_restarts(dropout_inversion, 1), False
+        # The model shows its bottleneck to all; who knows no defense takes its noise for zero.
+        if observation.defenses is not None and bottlenecks(observation.task.model):
+            trace.append("search for images and latent noise")
+            yield self._with_restarts(precode_inversion, 1), False
         if stateful and getattr(client, "mode", "eval") == "train" and observation.batch_size != 1:
             trace.append("search with batch statistics")
             yield self._batch_statistics(bool(observation.update.buffers)), False

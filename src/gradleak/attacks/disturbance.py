@@ -1,5 +1,6 @@
 """Whether an update may be taken at its word."""
 
+from gradleak.bottleneck import bottlenecks
 from gradleak.clients import DPSGD, Aggregate, Client, Gradient
 from gradleak.clients.settings import stateful_layers
 from gradleak.threat import Observation
@@ -23,4 +24,5 @@ def is_plain(observation: Observation) -> bool:
         return undisturbed(observation)
     exact = isinstance(client, Gradient) and client.dropout in {None, "off"} and client.autocast is None
     batch_statistics = getattr(client, "mode", "eval") == "train" and bool(stateful_layers(observation.task.model))
-    return exact and not batch_statistics and undisturbed(observation)
+    latent = bool(bottlenecks(observation.task.model))
+    return exact and not batch_statistics and not latent and undisturbed(observation)

@@ -67,7 +67,7 @@ class DropoutInversion:
         observation = in_precision(observation, torch.float64)
         client, count = observation.client, len(targets)
         assert isinstance(client, Gradient)
-        step, simulate = client.bind_masks(observation.task, observation.state)
+        step, simulate = client.bind_draws(observation.task, observation.state)
         layout = Layout.of(observation, count, targets.double())
         masks = MaskLayout.of(observation, step, torch.zeros(layout.variable_shape, dtype=torch.float64))
         search = _Search(observation, layout, masks, simulate, self.penalty_weight, self.spectrum)

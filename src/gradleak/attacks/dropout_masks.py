@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from gradleak.clients.stateless import GivenMask
 from gradleak.clients.step import BoundStep
 from gradleak.seeds import stage_generator
 from gradleak.threat import Observation
@@ -35,7 +36,7 @@ class MaskLayout:
     @staticmethod
     def of(observation: Observation, step: BoundStep, variable: Tensor) -> "MaskLayout":
         """The masks of a batch; a single example's are read from linear layers where they can be."""
-        shapes = step.mask_shapes(variable)
+        shapes = _mask_shapes(step, variable)
         dropped = _dropped(observation, step, variable) if len(variable) == 1 else {}
         low, high, kept, examples = (list[Tensor]() for _ in range(4))
         groups = 0
@@ -82,13 +83,22 @@ class MaskLayout:
         return torch.where(drawn < 1 / self.kept, self.kept, 0).clamp(self.low, self.high)
 
 
+def _mask_shapes(step: BoundStep, variable: Tensor) -> dict[str, tuple[torch.Size, float]]:
+    """Shape `[N, ...]` of each mask, by name, and the probability with which an entry is dropped."""
+    return {
+        name: (draw.shape, draw.layer.probability)
+        for name, draw in step.draws(variable).items()
+        if isinstance(draw.layer, GivenMask)
+    }
+
+
 def _dropped(observation: Observation, step: BoundStep, variable: Tensor) -> dict[str, Tensor]:
     """For masks that enter a linear layer directly: which entries of a single example were dropped, flat booleans."""
     made: dict[int, str] = {}
     found: dict[str, Tensor] = {}
     handles = list[torch.utils.hooks.RemovableHandle]()
     kept = list[Tensor]()  # so that no later tensor takes the place of one that is compared
-    shapes = step.mask_shapes(variable)
+    shapes = _mask_shapes(step, variable)
 
     def leaving(name: str) -> Callable[[nn.Module, object, Tensor], None]:
         def record(_layer: nn.Module, _inputs: object, output: Tensor) -> None:

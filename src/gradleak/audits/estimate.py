@@ -29,6 +29,7 @@ TYPICAL_SECONDS = {
     "batch_norm_inversion": 15.0,
     "dropout_inversion": 10.0,
     "batch_restoration": 10.0,
+    "precode_inversion": 10.0,
     "local_training": 10.0,
     "sme": 8.0,
     "order_invariant": 10.0,

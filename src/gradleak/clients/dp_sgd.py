@@ -121,15 +121,15 @@ class DPSGD(StepSettings):
             return float(made.get_epsilon(delta=delta))
 
     def bind(self, task: Task, state: ModelState, generator: torch.Generator | None = None) -> Simulate:
-        """Copy the model once; see `Client.bind`. The generator draws the noise and the masks of random dropout."""
+        """Copy the model once; see `Client.bind`. The generator draws the noise, and dropout's masks and latents."""
         settings = replace(self, send_buffers=False)
         # An example's norm counts everything that is trained, whether it is sent or not.
         step = bound_step(settings, task, state, all_trained=True)
         sent = sent_names(self, list(step.parameters))
         private = None if generator is None else int(torch.randint(2**31, (), generator=generator))
 
-        def one(variable: Tensor, targets: Tensor, masks: dict[str, Tensor]) -> dict[str, Tensor]:
-            alone = {name: mask[None] for name, mask in masks.items()}
+        def one(variable: Tensor, targets: Tensor, draws: dict[str, Tensor]) -> dict[str, Tensor]:
+            alone = {name: draw[None] for name, draw in draws.items()}
             gradients = step(
                 step.parameters, step.buffers, variable[None], targets[None], alone, constant_weights=True
             ).gradients
@@ -142,9 +142,9 @@ class DPSGD(StepSettings):
 
         def simulate(variable: Tensor, target_probabilities: Tensor) -> dict[str, Tensor]:
             noise = None if private is None else torch.Generator().manual_seed(private)
-            masks = step.draw_masks(variable, noise)
+            draws = step.draw(variable, noise)
             count = self.expected_batch_size or len(variable)
-            sums = {name: rows.sum(dim=0) for name, rows in each(variable, target_probabilities, masks).items()}
+            sums = {name: rows.sum(dim=0) for name, rows in each(variable, target_probabilities, draws).items()}
             if noise is not None and self.noise_multiplier:
                 for name, tensor in sums.items():
                     drawn = torch.randn(tensor.shape, generator=noise, dtype=tensor.dtype).to(tensor.device)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gradleak.clients.protocol import Simulate
 from gradleak.clients.settings import StepSettings
-from gradleak.clients.step import BoundStep, Masks, bound_step
+from gradleak.clients.step import BoundStep, Draws, bound_step
 from gradleak.tasks import ModelState, Task
 from gradleak.updates import UpdateKind
 
@@ -27,30 +27,30 @@ class Gradient(StepSettings):
         return "gradient"
 
     def bind(self, task: Task, state: ModelState, generator: torch.Generator | None = None) -> Simulate:
-        """Copy the model in the chosen mode once; see `Client.bind`. Random dropout alone needs the generator."""
-        step, simulate = self.bind_masks(task, state)
+        """Copy the model in the chosen mode once; see `Client.bind`. Random dropout and latents need the generator."""
+        step, simulate = self.bind_draws(task, state)
 
         def drawn(variable: Tensor, target_probabilities: Tensor) -> dict[str, Tensor]:
-            return simulate(variable, target_probabilities, step.draw_masks(variable, generator))
+            return simulate(variable, target_probabilities, step.draw(variable, generator))
 
         return drawn
 
-    def bind_masks(
+    def bind_draws(
         self, task: Task, state: ModelState
-    ) -> tuple[BoundStep, Callable[[Tensor, Tensor, Masks], dict[str, Tensor]]]:
-        """The step with the masks of random dropout as an argument, for an attack that searches them.
+    ) -> tuple[BoundStep, Callable[[Tensor, Tensor, Draws], dict[str, Tensor]]]:
+        """The step with its private draws as an argument, for an attack that searches them.
 
         Args:
             task: the public task.
             state: the model's values before the step.
 
         Returns:
-            The step, whose `mask_shapes` says which masks there are, and a function of the batch and the masks.
+            The step, whose `draws` says which there are, and a function of the batch and the draws.
         """
         step = bound_step(self, task, state, all_trained=False)
 
-        def simulate(variable: Tensor, target_probabilities: Tensor, masks: Masks) -> dict[str, Tensor]:
-            result = step(step.parameters, step.buffers, variable, target_probabilities, masks, constant_weights=True)
+        def simulate(variable: Tensor, target_probabilities: Tensor, draws: Draws) -> dict[str, Tensor]:
+            result = step(step.parameters, step.buffers, variable, target_probabilities, draws, constant_weights=True)
             return {**result.gradients, **(result.buffers if self.send_buffers else {})}
 
         return step, simulate

@@ -127,8 +127,8 @@ class LocalTraining(StepSettings, ABC):
     def bind(self, task: Task, state: ModelState, generator: torch.Generator | None = None) -> Simulate:
         """Local training as a function of the whole private data; see `Client.bind`.
 
-        The generator draws the order, unless it is fixed, and the masks of random dropout; without it the order is the
-        one in which the examples are given, and nothing is dropped.
+        The generator draws the order, unless it is fixed, the masks of random dropout, and latents; without it the
+        order is the one in which the examples are given, nothing is dropped, and latents have no noise.
 
         Returns:
             A function from the whole private data to what is sent.
@@ -158,12 +158,12 @@ class LocalTraining(StepSettings, ABC):
         step = bound_step(self, task, state, all_trained=True)
         return lambda batches: self._run(step, batches, None)
 
-    def _run(self, step: BoundStep, batches: Sequence[Batch], masks: torch.Generator | None) -> dict[str, Tensor]:
+    def _run(self, step: BoundStep, batches: Sequence[Batch], private: torch.Generator | None) -> dict[str, Tensor]:
         parameters: Named = step.parameters
         buffers: Named = step.buffers
         memory: Memory = {}
         for number, (variable, targets) in enumerate(batches, start=1):
-            result = step(parameters, buffers, variable, targets, step.draw_masks(variable, masks))
+            result = step(parameters, buffers, variable, targets, step.draw(variable, private))
             parameters, memory = self.rule(parameters, result.gradients, memory, number)
             buffers = result.buffers
         sent = sent_names(self, list(step.parameters))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]  # the only common base class
 from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]  # the only common base class
 
+from gradleak.bottleneck import LatentNoise
 from gradleak.seeds import stage_generator
 
 Mode = Literal["eval", "train"]
@@ -18,6 +19,9 @@ DropoutChoice = Literal["off", "fixed_mask", "random"]
 
 MASK = "mask"
 """Name of the buffer through which a dropout layer of a copy receives its masks."""
+
+NOISE = "noise"
+"""Name of the buffer through which a bottleneck of a copy receives the noise of its latent variable."""
 
 
 class FixedMask(nn.Module):
@@ -42,12 +46,46 @@ class FixedMask(nn.Module):
         return inputs * kept.to(inputs.device, inputs.dtype) / (1 - self.probability)
 
 
-class GivenMask(nn.Module):
-    """Dropout whose masks are an argument: a buffer that `functional_call` replaces, 1 (no dropout) until then.
+class Given(nn.Module):
+    """A layer whose random draws are an argument: a buffer that `functional_call` replaces, neutral until then.
+
+    Attributes:
+        buffer: its name.
+    """
+
+    buffer: str
+
+    def draw(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
+        """Private draws for a batch whose entering values have this shape, on the CPU."""
+        raise NotImplementedError
+
+
+class GivenNoise(Given):
+    """The noise of a variational bottleneck, 0 until it is given."""
+
+    buffer = NOISE
+    noise: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer(NOISE, torch.zeros(()), persistent=False)
+
+    def forward(self, mean: Tensor) -> Tensor:
+        """The noise, whatever the mean."""
+        return self.noise.to(mean.dtype).expand_as(mean)
+
+    def draw(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
+        """N(0, I)."""
+        return torch.randn(shape, generator=generator)
+
+
+class GivenMask(Given):
+    """Dropout with given masks, 1 (no dropout) until then.
 
     A mask has one entry for each entry of what enters, 0 where it is dropped and `1 / (1 - probability)` elsewhere.
     """
 
+    buffer = MASK
     mask: Tensor
 
     def __init__(self, probability: float) -> None:
@@ -58,6 +96,10 @@ class GivenMask(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """The inputs times their masks."""
         return inputs * self.mask.to(inputs.dtype)
+
+    def draw(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
+        """Every entry is dropped with the layer's probability."""
+        return (torch.rand(shape, generator=generator) >= self.probability) / (1 - self.probability)
 
 
 def dropout_layers(model: nn.Module) -> list[str]:
@@ -130,7 +172,7 @@ def stateless_copy(
         mode: `"eval"` normalizes with running statistics, `"train"` with those of the batch (biased variance,
             as the module itself does), without updating the running ones.
         dropout: `"off"` removes dropout, `"fixed_mask"` draws each layer's mask from `dropout_seed`, `"random"` leaves
-            the masks to the caller, see `GivenMask`.
+            the masks to the caller, see `GivenMask`. The noise of bottlenecks is the caller's in any case.
         dropout_seed: seed of the fixed masks.
 
     Returns:
@@ -145,6 +187,9 @@ def stateless_copy(
                 layer.track_running_stats = False
                 layer.running_mean = layer.running_var = layer.num_batches_tracked = None
     module = copied.module
+    for name, layer in list(module.named_modules()):
+        if isinstance(layer, LatentNoise):
+            module.set_submodule(name, GivenNoise())
     for name in dropout_layers(module):
         layer = module.get_submodule(name) if name in dict(module.named_modules()) else module
         if isinstance(layer, _DropoutNd):

@@ -9,13 +9,28 @@ from torch import Tensor, nn
 from torch._C._functorch import maybe_current_level  # no public function tells whether a transform is active
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from gradleak.bottleneck import auxiliary_loss
 from gradleak.clients.second_backward import ConstantWeights, worthwhile
 from gradleak.clients.settings import AUTOCAST_TYPES, StepSettings
-from gradleak.clients.stateless import MASK, GivenMask, StatelessCopy, stateless_copy
+from gradleak.clients.stateless import Given, StatelessCopy, stateless_copy
 from gradleak.tasks import ModelState, Task
 
-Masks = Mapping[str, Tensor]
-"""Dropout masks by the name of the buffer that takes them, each of the shape of what enters the layer."""
+Draws = Mapping[str, Tensor]
+"""A client's private draws, dropout masks and latent noise: by the name of the buffer that takes them, each of the
+shape of what enters its layer."""
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """What one layer needs at a batch.
+
+    Attributes:
+        shape: `[N, ...]`.
+        layer: which draws it, a `GivenMask` or `GivenNoise`.
+    """
+
+    shape: torch.Size
+    layer: Given
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +74,7 @@ class BoundStep:
         buffers: Mapping[str, Tensor],
         variable: Tensor,
         target_probabilities: Tensor,
-        masks: Masks | None = None,
+        draws: Draws | None = None,
         *,
         constant_weights: bool = False,
     ) -> StepResult:
@@ -70,7 +85,7 @@ class BoundStep:
             buffers: their values before the step.
             variable: `[N, *variable_shape]`.
             target_probabilities: `[N, C]`.
-            masks: of random dropout, `[N, ...]` each; none means no dropout.
+            draws: masks of random dropout and latent noise, `[N, ...]` each; none means no dropout and no noise.
             constant_weights: nothing is differentiated by `parameters`, which saves time.
 
         Returns:
@@ -78,12 +93,12 @@ class BoundStep:
         """
         size = self.settings.micro_batch or len(variable)
         if size >= len(variable):
-            return self._pass(parameters, buffers, variable, target_probabilities, masks or {}, constant_weights)
+            return self._pass(parameters, buffers, variable, target_probabilities, draws or {}, constant_weights)
         total: dict[str, Tensor] = {}
         now = dict(buffers)
         for first in range(0, len(variable), size):
             part = slice(first, first + size)
-            chosen = {name: mask[part] for name, mask in (masks or {}).items()}
+            chosen = {name: draw[part] for name, draw in (draws or {}).items()}
             result = self._pass(parameters, now, variable[part], target_probabilities[part], chosen, constant_weights)
             now = result.buffers
             share = len(variable[part]) / len(variable)
@@ -92,14 +107,16 @@ class BoundStep:
         return StepResult(total, now)
 
     def loss(
-        self, parameters: Mapping[str, Tensor], variable: Tensor, target_probabilities: Tensor, masks: Masks
+        self, parameters: Mapping[str, Tensor], variable: Tensor, target_probabilities: Tensor, draws: Draws
     ) -> Tensor:
-        """The mean loss of one forward pass."""
-        state = {**self.constants, **self._known(self.buffers), **parameters, **masks}
+        """The mean loss of one forward pass, with what the model's bottlenecks add."""
+        state = {**self.constants, **self._known(self.buffers), **parameters, **draws}
         with self._precision():
             outputs = self.task.space.forward(self.copied.module, state, variable)
         # Losses are computed in full precision, as under autocast in a training script.
-        return self.task.loss(outputs.to(self.task.dtype), target_probabilities)
+        loss = self.task.loss(outputs.to(self.task.dtype), target_probabilities)
+        added = auxiliary_loss(self.copied.module)
+        return loss if added is None else loss + added.to(loss.dtype)
 
     def _pass(
         self,
@@ -107,7 +124,7 @@ class BoundStep:
         buffers: Mapping[str, Tensor],
         variable: Tensor,
         target_probabilities: Tensor,
-        masks: Masks,
+        draws: Draws,
         constant_weights: bool,
     ) -> StepResult:
         """One forward and backward pass."""
@@ -115,7 +132,7 @@ class BoundStep:
 
         def scaled(trained: Mapping[str, Tensor], at: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             self.copied.entered.clear()
-            value = self.loss(trained, at, targets, masks)
+            value = self.loss(trained, at, targets, draws)
             after = {**buffers, **self.copied.running_statistics(buffers)}
             self.copied.entered.clear()
             return value if scale == 1.0 else scale * value, after
@@ -175,28 +192,28 @@ class BoundStep:
         names = {name for name, _ in self.copied.module.named_buffers()}
         return {name: value for name, value in buffers.items() if name in names}
 
-    def mask_shapes(self, variable: Tensor) -> dict[str, tuple[torch.Size, float]]:
-        """What random dropout needs at a batch.
+    def draws(self, variable: Tensor) -> dict[str, Draw]:
+        """What random dropout and bottlenecks need at a batch.
 
         Args:
             variable: `[N, *variable_shape]`, of which only the shape matters.
 
         Returns:
-            For each mask, by name, its shape `[N, ...]` and the probability with which an entry is dropped.
+            By the name of the buffer that takes it.
         """
-        shapes: dict[str, tuple[torch.Size, float]] = {}
+        found: dict[str, Draw] = {}
         handles: list[torch.utils.hooks.RemovableHandle] = []
 
-        def recorder(name: str, probability: float) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def recorder(name: str, drawing: Given) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
             def record(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-                shapes[name] = (inputs[0].shape, probability)
+                found[name] = Draw(inputs[0].shape, drawing)
 
             return record
 
         for name, layer in self.copied.module.named_modules():
-            if isinstance(layer, GivenMask):
-                full = f"{name}.{MASK}" if name else MASK
-                handles.append(layer.register_forward_pre_hook(recorder(full, layer.probability)))
+            if isinstance(layer, Given):
+                full = f"{name}.{layer.buffer}" if name else layer.buffer
+                handles.append(layer.register_forward_pre_hook(recorder(full, layer)))
         if handles:
             targets = torch.full((len(variable), self.task.num_classes), 1 / self.task.num_classes)
             with torch.no_grad():
@@ -204,17 +221,16 @@ class BoundStep:
             self.copied.entered.clear()
         for handle in handles:
             handle.remove()
-        return shapes
+        return found
 
-    def draw_masks(self, variable: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
-        """Masks of random dropout for one batch, by name; none without a generator, which means no dropout."""
-        if generator is None or self.settings.dropout != "random":
+    def draw(self, variable: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
+        """Private draws for one batch, by name; none without a generator: no dropout, and no latent noise."""
+        if generator is None:
             return {}
-        masks: dict[str, Tensor] = {}
-        for name, (shape, probability) in self.mask_shapes(variable).items():
-            kept = torch.rand(shape, generator=generator) >= probability
-            masks[name] = kept.to(variable.device, variable.dtype) / (1 - probability)
-        return masks
+        return {
+            name: draw.layer.draw(draw.shape, generator).to(variable.device, variable.dtype)
+            for name, draw in self.draws(variable).items()
+        }
 
 
 def bound_step(settings: StepSettings, task: Task, state: ModelState, *, all_trained: bool) -> BoundStep:

@@ -9,6 +9,7 @@ from gradleak.defenses.insta_hide import InstaHide
 from gradleak.defenses.laplace_noise import LaplaceNoise
 from gradleak.defenses.memory import Memory
 from gradleak.defenses.mixup import MixUp
+from gradleak.defenses.precode import Precode
 from gradleak.defenses.preimage import Preimage
 from gradleak.defenses.protocol import (
     AddsNoise,
@@ -26,6 +27,7 @@ from gradleak.defenses.qsgd import QSGD
 from gradleak.defenses.quantize import Quantize
 from gradleak.defenses.random_k import RandomK
 from gradleak.defenses.sign import Sign
+from gradleak.defenses.soteria import Soteria
 from gradleak.defenses.top_k import TopK
 
 DEFENSES: tuple[type[Defense], ...] = (
@@ -35,6 +37,8 @@ DEFENSES: tuple[type[Defense], ...] = (
     MixUp,
     LaplaceNoise,
     Clip,
+    Precode,
+    Soteria,
     TopK,
     RandomK,
     DGC,
@@ -64,12 +68,14 @@ __all__ = [
     "Memory",
     "MixUp",
     "MixesTargets",
+    "Precode",
     "Preimage",
     "PrivateStep",
     "QSGD",
     "Quantize",
     "RandomK",
     "Sign",
+    "Soteria",
     "StatesPreimage",
     "TopK",
 ]

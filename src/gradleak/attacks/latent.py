@@ -1,0 +1,325 @@
+"""Networks with a variational bottleneck (PRECODE), whose latent noise nobody but the client knows.
+
+For a single example the noise follows from the gradients, see `latent_reading`, and what is left is the network below
+the bottleneck, for which `auto` is asked. For batches images and noise are searched together, the noise held near its
+law N(0, I) at first.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from gradleak.attacks.inversion import observed_tensors, recovered_targets
+from gradleak.attacks.latent_reading import LatentReading, below_latent, read_latent
+from gradleak.attacks.layout import Layout
+from gradleak.attacks.mismatch import REPRODUCED
+from gradleak.attacks.objectives import normalized_squared_distance
+from gradleak.attacks.one_gradient import as_gradient
+from gradleak.attacks.precision import in_precision
+from gradleak.attacks.protocol import Progress, not_applicable
+from gradleak.attacks.spectrum import weighted_frequencies
+from gradleak.bottleneck import bottlenecks
+from gradleak.clients import Gradient
+from gradleak.defenses import Precode
+from gradleak.optim import Budget, LevenbergMarquardt, Limits, Minimum, WolfeLBFGS, minimize, value_and_gradient
+from gradleak.optim.stages import Coordinates, unchanged
+from gradleak.reconstructions import History, Reconstruction
+from gradleak.seeds import stage_generator
+from gradleak.threat import Observation, responder
+
+# Evaluations of each restart when no limit is given.
+_EVALUATIONS = 2_000
+# Up to which share of a restart's budget the noise is held near its law, and then the images and noise are searched
+# freely; least squares have the rest.
+_HELD, _FREE = 0.4, 0.7
+# Evaluations for which Gauss-Newton steps are not begun.
+_FEW = 20
+_EXPLAINED = 1e-15
+
+Simulate = Callable[[Tensor, Tensor, Mapping[str, Tensor]], dict[str, Tensor]]
+"""From variable, target probabilities and draws to what is compared with the update."""
+
+
+@dataclass(frozen=True)
+class PrecodeInversion:
+    """The attack of `precode_inversion`.
+
+    Args:
+        restarts: starts one after the other, until one reproduces the update.
+        max_evaluations: over all of them, or None.
+        max_seconds: wall time, or None.
+        prior_weight: of the noise's mean square, while it is held near its law.
+        spectrum: exponent of the weighted frequencies in which images are searched.
+        name: in tables.
+    """
+
+    restarts: int = 2
+    max_evaluations: int | None = None
+    max_seconds: float | None = None
+    prior_weight: float = 1e-4
+    spectrum: float = 0.7
+    name: str = "precode_inversion"
+
+    def __call__(self, observation: Observation, *, seed: int = 0, progress: Progress | None = None) -> Reconstruction:
+        """Attack; see `Attack.__call__`."""
+        began = time.perf_counter()
+        door = _door(observation)
+        if isinstance(door, str):
+            return not_applicable(self.name, observation, door)
+        observation, client, targets = door
+        search = _Search.of(in_precision(observation, torch.float64), client, targets.double(), self)
+        reading = read_latent(observation)
+        if isinstance(reading, LatentReading):
+            below = below_latent(observation, reading)
+            if isinstance(below, Observation):
+                return self._below(below, reading, search, seed, began, progress)
+        return self._together(search, reading, seed, began, progress)
+
+    def _below(
+        self,
+        below: Observation,
+        reading: LatentReading,
+        search: "_Search",
+        seed: int,
+        began: float,
+        progress: Progress | None,
+    ) -> Reconstruction:
+        """The single example behind the network below the bottleneck."""
+        from gradleak.attacks.auto import auto  # it has this attack among its own
+
+        seconds = None if self.max_seconds is None else max(0.0, self.max_seconds - (time.perf_counter() - began))
+        found = auto(restarts=self.restarts, max_evaluations=self.max_evaluations, max_seconds=seconds)(
+            below, seed=seed, progress=progress
+        )
+        if found.status == "not_applicable":
+            return not_applicable(self.name, search.observation, found.message)
+        variable = found.variable.double()
+        value = search.value(variable, reading.draws)
+        return replace(
+            found,
+            targets=search.targets.argmax(dim=1),
+            targets_given=search.observation.targets is not None,
+            target_probabilities=search.targets,
+            variable=variable,
+            objective=value,
+            status="converged" if value <= REPRODUCED else "budget" if value < float("inf") else "nonfinite",
+            seconds=time.perf_counter() - began,
+            attack=self.name,
+            message=(
+                f"{reading.noise.numel()} latent entries read from the bottleneck's gradients, and the image from the "
+                f"layers below: {found.message}; with the noise the update is met to a relative squared error of "
+                f"{value:.1e}"
+            ),
+        )
+
+    def _together(
+        self, search: "_Search", reading: LatentReading | str, seed: int, began: float, progress: Progress | None
+    ) -> Reconstruction:
+        """Images and noise, from one start after the other."""
+        ends = None if self.max_seconds is None else began + self.max_seconds
+        total = _EVALUATIONS * self.restarts if self.max_evaluations is None else self.max_evaluations
+        best: tuple[float, Tensor] | None = None
+        used, courses = 0, list[Minimum]()
+        for restart in range(self.restarts):
+            left, now = (total - used) // (self.restarts - restart), time.perf_counter()
+            if best is not None and (left < 3 or best[0] <= REPRODUCED or (ends is not None and now >= ends)):
+                break
+            seconds = None if ends is None else max(0.0, (ends - now) / (self.restarts - restart))
+            point, spent, course = search.round(restart, seed, reading, max(1, left), seconds, progress)
+            used, value = used + spent, search.value(*search.parted(point))
+            courses += course
+            best = (value, point) if best is None or value < best[0] else best
+        assert best is not None
+        value, point = best
+        variable, draws = search.parted(point)
+        entries = sum(noise.numel() for noise in draws.values())
+        size = torch.cat([noise.flatten() for noise in draws.values()]).square().mean().sqrt()
+        return Reconstruction(
+            inputs=search.observation.task.space.decode(variable),
+            targets=search.targets.argmax(dim=1),
+            targets_given=search.observation.targets is not None,
+            objective=value,
+            evaluations=used,
+            seconds=time.perf_counter() - began,
+            status="converged" if value <= REPRODUCED else "budget" if value < float("inf") else "nonfinite",
+            attack=self.name,
+            variable=variable,
+            target_probabilities=search.targets,
+            message=(
+                f"{entries} latent entries searched with the images, whose noise ended at a size of {float(size):.2f} "
+                f"where 1 is expected; with it the update is met to a relative squared error of {value:.1e}"
+            ),
+            history=_history(courses),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """Images and noise in one flat vector, images in weighted frequencies."""
+
+    observation: Observation
+    layout: Layout
+    shapes: Mapping[str, torch.Size]
+    simulate: Simulate
+    targets: Tensor
+    settings: PrecodeInversion
+
+    @staticmethod
+    def of(observation: Observation, client: Gradient, targets: Tensor, settings: PrecodeInversion) -> "_Search":
+        """For an observation in float64."""
+        step, sent = client.bind_draws(observation.task, observation.state)
+        respond = responder(observation)
+        layout = Layout.of(observation, len(targets), targets)
+        draws = step.draws(torch.zeros(layout.variable_shape, dtype=targets.dtype, device=targets.device))
+        places = tuple(bottlenecks(observation.task.model))
+        shapes = {name: draw.shape for name, draw in draws.items() if name.startswith(places)}
+
+        def simulate(variable: Tensor, targets: Tensor, draws: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return respond(sent(variable, targets, draws))
+
+        return _Search(observation, layout, shapes, simulate, targets, settings)
+
+    @property
+    def pixels(self) -> int:
+        """How many coordinates are the images'."""
+        return math.prod(self.layout.variable_shape)
+
+    def parted(self, point: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Variable `[N, *variable_shape]` and noise by name."""
+        sizes = [shape.numel() for shape in self.shapes.values()]
+        noise = point[self.pixels :].split(sizes)
+        variable = self._coordinates()[0](point[: self.pixels]).view(self.layout.variable_shape)
+        return variable, {
+            name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), noise, strict=True)
+        }
+
+    def value(self, variable: Tensor, draws: Mapping[str, Tensor]) -> float:
+        """The objective without the prior."""
+        with torch.no_grad():
+            return float(self._distance(variable, draws))
+
+    def start(self, restart: int, seed: int, reading: LatentReading | str) -> Tensor:
+        """Mid-grey, with noise that tells examples and restarts apart; no latent noise, or what was read of it."""
+        shape = self.layout.variable_shape
+        drawn = torch.randn(shape, generator=stage_generator(seed, f"attack/start/{restart}"), dtype=torch.float64)
+        spread = 0.1 if restart or shape[0] > 1 else 0.0
+        image = self._coordinates()[1]((0.5 + spread * drawn).flatten().to(self.targets))
+        read = {} if isinstance(reading, str) else reading.draws
+        zeros = {name: torch.zeros(shape) for name, shape in self.shapes.items()}
+        return torch.cat([image, *(read.get(name, zero).flatten().to(image) for name, zero in zeros.items())])
+
+    def round(
+        self,
+        restart: int,
+        seed: int,
+        reading: LatentReading | str,
+        evaluations: int,
+        seconds: float | None,
+        progress: Progress | None,
+    ) -> tuple[Tensor, int, list[Minimum]]:
+        """One start: the noise near its law, then free, then Gauss-Newton steps.
+
+        Returns:
+            The point, evaluations, and the courses of the first two.
+        """
+        began = time.perf_counter()
+        point, courses = self.start(restart, seed, reading), list[Minimum]()
+        for share, weight in ((_HELD, self.settings.prior_weight), (_FREE, 0.0)):
+            spent = time.perf_counter() - began
+            limit = None if seconds is None else max(0.0, seconds * share - spent)
+            used = sum(course.evaluations for course in courses)
+            budget = Budget(evaluations=max(1, int(evaluations * share) - used), seconds=limit, target=_EXPLAINED)
+            courses.append(self._run(point, weight, budget, progress))
+            point = courses[-1].points[0]
+        used = sum(course.evaluations for course in courses)
+        left = evaluations - used
+        limit = None if seconds is None else max(0.0, seconds - (time.perf_counter() - began))
+        if left < _FEW or limit == 0.0:
+            return point, used, courses
+        finish = LevenbergMarquardt(dense_below=0, steps=200).minimize(
+            self._residual, point, Limits(products=left - _FEW // 2, seconds=limit, target=_EXPLAINED)
+        )
+        return finish.point, used + finish.evaluations + finish.products, courses
+
+    def _run(self, point: Tensor, weight: float, budget: Budget, progress: Progress | None) -> Minimum:
+        def energy(point: Tensor) -> Tensor:
+            variable, draws = self.parted(point)
+            return self._distance(variable, draws) + weight * point[self.pixels :].square().mean()
+
+        return minimize(
+            value_and_gradient(energy), point[None], optimizer=WolfeLBFGS(), budget=budget, progress=progress
+        )
+
+    def _distance(self, variable: Tensor, draws: Mapping[str, Tensor]) -> Tensor:
+        return normalized_squared_distance(
+            self.simulate(variable, self.targets, draws), observed_tensors(self.observation)
+        )
+
+    def _residual(self, point: Tensor) -> Tensor:
+        observed = observed_tensors(self.observation)
+        variable, draws = self.parted(point)
+        simulated = self.simulate(variable, self.targets, draws)
+        size = torch.cat([value.flatten() for value in observed.values()]).norm()
+        return torch.cat([(simulated[name] - value).flatten() for name, value in observed.items()]) / size
+
+    def _coordinates(self) -> tuple[Coordinates, Coordinates]:
+        if len(self.layout.variable_shape) != 4:
+            return unchanged, unchanged
+        return weighted_frequencies(self.layout, self.settings.spectrum)
+
+
+def _door(observation: Observation) -> tuple[Observation, Gradient, Tensor] | str:
+    """The observation as one gradient, its client and its targets; or why the attack does not apply."""
+    if observation.update.is_empty:
+        return "no evidence: every entry of the update is zero"
+    if not bottlenecks(observation.task.model):
+        return "it is for models with a variational bottleneck, and this one has none"
+    count = observation.batch_size
+    if count is None:
+        return "the batch size is withheld, and this attack needs it"
+    if observation.defenses is not None:  # the update itself is as the client made it
+        others = tuple(defense for defense in observation.defenses if not isinstance(defense, Precode))
+        observation = replace(observation, defenses=others)
+    reduced = as_gradient(observation)
+    if isinstance(reduced, str):
+        return f"it is for a single gradient: {reduced}"
+    client = Gradient(dropout="off") if reduced.client is None else reduced.client
+    if not isinstance(client, Gradient) or client.micro_batch is not None:
+        return "latents of micro-batches are not searched"
+    targets = recovered_targets(reduced, count, "bias_sign" if count == 1 else "row_minimum")
+    if isinstance(targets, str) or targets is None:
+        return targets or "labels are needed"
+    return reduced, client, targets
+
+
+def _history(courses: list[Minimum]) -> History:
+    """The courses one after the other."""
+    counts: list[int] = []
+    seconds: list[float] = []
+    values: list[float] = []
+    for course in courses:
+        before, offset = len(counts), seconds[-1] if seconds else 0.0
+        counts += [before + number for number in range(1, course.evaluations + 1)]
+        seconds += [offset + moment for moment in course.times]
+        values += course.trace[:, 0].tolist()
+    return History(tuple(counts), tuple(seconds), tuple(values), ())
+
+
+def precode_inversion(
+    *, restarts: int = 2, max_evaluations: int | None = None, max_seconds: float | None = None
+) -> PrecodeInversion:
+    """Find the latent noise of a variational bottleneck and the images behind it.
+
+    Args:
+        restarts: starts one after the other, until one reproduces the update.
+        max_evaluations: over all of them; None for 2,000 each where noise is searched.
+        max_seconds: wall time; None for no limit.
+
+    Returns:
+        The attack; it applies to single gradients of models with a bottleneck, whatever is known of defenses.
+    """
+    return PrecodeInversion(restarts, max_evaluations, max_seconds)
