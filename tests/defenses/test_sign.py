@@ -36,4 +36,4 @@ def test_a_shorter_update_with_a_wrong_sign_is_as_wrong() -> None:
     wrong = {"a": TRUE["a"] * torch.tensor([1.0, -1.0, 1.0, 1.0])}
     misfits = [(respond({"a": factor * wrong["a"]})["a"] - sent["a"]) for factor in (1.0, 1e-6)]
     assert torch.allclose(misfits[0], torch.tensor([0.0, 0.5, 0.0, 0.0], dtype=torch.float64))
-    assert torch.allclose(*misfits)
+    assert torch.allclose(misfits[0], misfits[1])
