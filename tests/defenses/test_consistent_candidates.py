@@ -1,5 +1,6 @@
 """An attacker who knows the defenses finds no fault with the true update, through any composition of them."""
 
+import json
 from collections.abc import Sequence
 from itertools import product
 
@@ -8,7 +9,8 @@ import torch
 from torch import Tensor
 
 import gradleak as gl
-from gradleak.defenses import Defense
+from gradleak.components import from_plain, to_plain
+from gradleak.defenses import DEFENSES, Defense
 from gradleak.defenses.applying import defended, response
 from tests.defenses.drawn import update
 
@@ -144,3 +146,9 @@ def test_a_defense_remembers_nothing(defense: Defense) -> None:
     for name, tensor in first.items():
         assert torch.equal(tensor, again[name])
         assert torch.equal(true[name], update()[name])  # and leaves what it is given alone
+
+
+@pytest.mark.parametrize("defense", [*CERTAIN, *RANDOM, d.DGC(warmup=(0.5, 0.1))], ids=repr)
+def test_a_defense_goes_through_a_file(defense: Defense) -> None:
+    assert from_plain("defense", json.loads(json.dumps(to_plain(defense))), DEFENSES) == defense
+    assert defense.problems() == []

@@ -19,7 +19,7 @@ WARMUP = (0.25, 0.0625, 0.015625, 0.004)
 
 @dataclass(frozen=True)
 class DGC:
-    """Deep gradient compression (Lin et al. 2018, algorithm 4 and section 3.3).
+    """Deep gradient compression (Lin et al. 2018, sections 3.2 and 3.3).
 
     In each round, with g the client's update, clipped to `clip / sqrt(clients)`:
     `u <- momentum u + g`, `v <- v + u`; the largest entries of v are sent, and u and v are set to 0 there. What was not
