@@ -101,7 +101,6 @@ def entries(optimizer: Mapping[str, Any], batch_size: int) -> list[Entry]:
         defended("InstaHide", "InstaHide"),
         defended("Augment", "Augment"),
         defended("Precode", "Precode"),
-        defended("Dropout", "Dropout"),
         *(
             Entry(
                 f"DP-SGD epsilon {epsilon:g}",

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+
+from gradleak.bottleneck import auxiliary_loss
 
 Autocast = Literal["bf16"]
 """Types of mixed precision."""
@@ -14,7 +16,7 @@ Autocast = Literal["bf16"]
 def training_loss(
     model: Callable[[Tensor], Tensor], inputs: Tensor, targets: Tensor, autocast: Autocast | None = None
 ) -> Tensor:
-    """The mean loss of one forward pass.
+    """The mean loss of one forward pass, with what a variational bottleneck adds.
 
     Args:
         model: in training mode.
@@ -26,7 +28,10 @@ def training_loss(
         A scalar.
     """
     if autocast is None:
-        return functional.cross_entropy(model(inputs), targets)
-    with torch.autocast(inputs.device.type, torch.bfloat16):
-        outputs = model(inputs)
-    return functional.cross_entropy(outputs.to(inputs.dtype), targets)
+        loss = functional.cross_entropy(model(inputs), targets)
+    else:
+        with torch.autocast(inputs.device.type, torch.bfloat16):
+            outputs = model(inputs)
+        loss = functional.cross_entropy(outputs.to(inputs.dtype), targets)
+    added = auxiliary_loss(model) if isinstance(model, nn.Module) else None
+    return loss if added is None else loss + added
