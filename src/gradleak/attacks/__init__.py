@@ -13,6 +13,7 @@ from gradleak.attacks.closed_form import (
     spear,
 )
 from gradleak.attacks.dropout import dropout_inversion
+from gradleak.attacks.learned import learned
 from gradleak.attacks.local import local_training, order_invariant, sme
 from gradleak.attacks.protocol import Attack, Progress
 from gradleak.attacks.recipes import (
@@ -50,6 +51,7 @@ ATTACKS = (
     r_gap,
     finite_differences,
     using_layers,
+    learned,
 )
 """Factories of every attack that comes with the package, for listings; the name is the function's own."""
 
@@ -69,6 +71,7 @@ __all__ = [
     "idlg",
     "inverting_gradients",
     "layer_recursion",
+    "learned",
     "linear_layer",
     "local_training",
     "order_invariant",
