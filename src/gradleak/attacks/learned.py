@@ -1,4 +1,4 @@
-"""The learned attack: an inverter trained on public data answers at once (Wu et al., "Learning to Invert", UAI 2023)."""
+"""The learned attack: an inverter trained on public data answers at once (Wu et al., UAI 2023)."""
 
 import time
 from dataclasses import dataclass, replace
@@ -43,13 +43,16 @@ class Learned:
         return "learned"
 
     def problems(self, task: Task) -> list[str]:
-        """A file that cannot be used, or an inverter for other inputs; the model's values differ from trial to trial."""
+        """A file that cannot be used, or an inverter for other inputs; each trial has model values of its own."""
         from gradleak.inverters import input_mismatches
 
         return [] if self.weights is None else input_mismatches(_inverter(self.weights)[1], task)
 
     def __call__(self, observation: Observation, *, seed: int = 0, progress: Progress | None = None) -> Reconstruction:
         """Attack; see `Attack.__call__`.
+
+        Returns:
+            The inverter's answer, or what a search from there found.
 
         Raises:
             BadInput: when the inverter was trained for another model, client or defense than the attacker knows of.
@@ -94,7 +97,7 @@ class Learned:
             attack=self.name,
             variable=variable,
             target_probabilities=targets,
-            message=f"the inverter answered; its answer misses the update by a relative squared error of {relative:.1e}",
+            message=f"the inverter's answer misses the update by a relative squared error of {relative:.1e}",
         )
 
     def _refined(

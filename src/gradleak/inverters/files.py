@@ -75,7 +75,9 @@ def inverter_of(path: Path, tensors: dict[str, Tensor], facts: InverterFacts) ->
     weights = {name: tensor for name, tensor in tensors.items() if name.startswith("layers.")}
     missing = [name for name in (f"features.{part}" for part in _FEATURES) if name not in tensors]
     if missing or not weights:
-        raise BadInput([f"{path}: expected the tensors of an inverter, got none named {missing or 'layers'}; copy again"])
+        raise BadInput(
+            [f"{path}: expected the tensors of an inverter, got none named {missing or 'layers'}; copy again"]
+        )
     inverter = Inverter(
         Features(*(tensors[f"features.{part}"] for part in _FEATURES)),
         weights,

@@ -123,5 +123,3 @@ def with_mirrored(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         Inputs `[2n, ...]` and targets `[2n]`.
     """
     return torch.cat([inputs, inputs.flip(-1)]), torch.cat([targets, targets])
-
-

@@ -184,6 +184,9 @@ def _facts(made: Simulator, data: Dataset, test: Dataset, settings: LearnSetting
 def _finished(folder: Path, facts: InverterFacts) -> InverterFacts | None:
     """What the finished inverter in the folder says; None if there is none.
 
+    Returns:
+        Its facts.
+
     Raises:
         BadInput: when it was trained for something else.
     """
@@ -239,9 +242,7 @@ class _Run:
         ][0]
         self.pairs = Pairs(made, inputs, targets, features, settings.seed)
         generator = stage_generator(settings.seed, "learning/weights")
-        self.untrained = Inverter.new(
-            features, settings.hidden, self.mean, facts.bounds, facts.num_classes, generator
-        )
+        self.untrained = Inverter.new(features, settings.hidden, self.mean, facts.bounds, facts.num_classes, generator)
 
     def go(self, interrupts: Interrupts) -> LearnOutcome:
         """Train what is left."""
@@ -285,9 +286,7 @@ class _Run:
 
     def _look(self, course: Course) -> InverterFacts:
         """Measure and note."""
-        measured = quality(
-            course.inverter(), self.test_features, self.test.inputs, self.test.targets, self.mean
-        )
+        measured = quality(course.inverter(), self.test_features, self.test.inputs, self.test.targets, self.mean)
         row = {"step": course.step, "seconds": round(course.elapsed, 3), **measured.model_dump(mode="json")}
         path = self.folder / HISTORY
         with clear_words(path), path.open("ab") as file:

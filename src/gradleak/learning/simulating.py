@@ -1,7 +1,6 @@
 """The defended updates of many single examples, fast: all client steps at once where the client allows it."""
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -71,10 +70,12 @@ class Simulator:
         if not self.defenses:
             return _rows(plain)
         if self.together:
-            return _rows(vmap(partial(self._deterministic))(plain))
+            return _rows(vmap(self._deterministic)(plain))
         return torch.stack(
             [
-                _row(defended(self.defenses, one, self.kind, step=self._step(inputs, targets, place), seed=seed + place))
+                _row(
+                    defended(self.defenses, one, self.kind, step=self._step(inputs, targets, place), seed=seed + place)
+                )
                 for place, one in enumerate(_unstacked(plain, len(inputs)))
             ]
         )
@@ -157,12 +158,17 @@ class Simulator:
 def simulator(task: Task, client: Client, defenses: Sequence[Defense], inputs: Tensor, targets: Tensor) -> Simulator:
     """A simulator, see `Simulator`.
 
+    Returns:
+        A simulator that was tried on the first examples.
+
     Raises:
         BadInput: when the update has no entry to learn from.
     """
     made = Simulator(task, client, defenses, inputs, targets)
     if not bool(made.updates(inputs[:1], targets[:1], 0).any()):
-        raise BadInput(["update: expected an entry other than zero, got none; choose a weaker defense or another model"])
+        raise BadInput(
+            ["update: expected an entry other than zero, got none; choose a weaker defense or another model"]
+        )
     return made
 
 
@@ -170,7 +176,7 @@ def _rows(stacked: dict[str, Tensor]) -> Tensor:
     return torch.cat([tensor.detach().cpu().float().flatten(1) for tensor in stacked.values()], dim=1)
 
 
-def _row(update: dict[str, Tensor]) -> Tensor:
+def _row(update: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([tensor.detach().cpu().float().flatten() for tensor in update.values()])
 
 
