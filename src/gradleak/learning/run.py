@@ -1,13 +1,12 @@
 """Running the training of an inverter: look, keep, go on after a kill, and end in an orderly way."""
 
-import hashlib
 import json
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from safetensors.torch import save
 
@@ -22,12 +21,11 @@ from gradleak.inverters import (
     InverterFacts,
     QualityFacts,
     inverter_bytes,
-    plain_components,
     read_inverter,
-    state_digest,
 )
 from gradleak.learning.course import Course
 from gradleak.learning.pairs import CHUNK, Pairs, choose_features, draw_seed, with_mirrored
+from gradleak.learning.preparing import data_problems, facts_of, refuse_others
 from gradleak.learning.quality import MOST_EXAMPLES, quality
 from gradleak.learning.settings import LearnSettings
 from gradleak.learning.simulating import Simulator, simulator
@@ -39,7 +37,6 @@ from gradleak.zoo.data import Dataset
 
 INVERTER, RESUME, HISTORY = "inverter.safetensors", "resume.safetensors", "history.jsonl"
 _HELD_OUT = 0.1
-_IMAGE_RANK = 4
 
 
 @dataclass(frozen=True)
@@ -117,12 +114,12 @@ def learn(
         BadInput: when data, client, defenses or folder cannot be used, or the folder was begun for something else.
     """
     settings, folder = settings or LearnSettings(), Path(out)
-    refuse(_data_problems(task, data, test, settings))
+    refuse(data_problems(task, data, test, settings))
     if test is None:
         count = min(MOST_EXAMPLES, max(1, round(_HELD_OUT * len(data))))
         test, data = data.split(count, settings.seed)
     made = simulator(task, client, defenses, data.inputs, data.targets)
-    facts = _facts(made, data, test, settings, model or type(task.model).__name__)
+    facts = facts_of(made, data, test, settings, model or type(task.model).__name__)
     with clear_words(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with exclusive(folder), torch_threads(settings.threads):
@@ -139,48 +136,6 @@ def learn(
             return run.go(interrupts)
 
 
-def _data_problems(task: Task, data: Dataset, test: Dataset | None, settings: LearnSettings) -> list[str]:
-    problems: list[str] = []
-    for name, dataset in (("data", data), ("test", test)):
-        if dataset is None:
-            continue
-        if dataset.input_shape != task.space.shape or task.space.variable_shape != task.space.shape:
-            problems.append(
-                f"{name}: expected inputs of shape {list(task.space.shape)}, got {list(dataset.input_shape)} in "
-                f"{dataset.name!r}; resize them, or use the data that the model is for"
-            )
-        elif int(dataset.targets.max()) >= task.num_classes:
-            problems.append(
-                f"{name}: expected classes below {task.num_classes}, got {int(dataset.targets.max())} in "
-                f"{dataset.name!r}; use data with the model's classes"
-            )
-    if test is None and len(data) < 2:
-        problems.append(f"data: expected at least 2 examples, got {len(data)}; one of them is held out")
-    if settings.flip and data.inputs.dim() != _IMAGE_RANK:
-        problems.append("flip: expected images to mirror, got rows; leave it out")
-    return problems
-
-
-def _facts(made: Simulator, data: Dataset, test: Dataset, settings: LearnSettings, model: str) -> InverterFacts:
-    digest = hashlib.sha256(data.inputs.contiguous().numpy().tobytes())
-    digest.update(data.targets.numpy().tobytes())
-    return InverterFacts(
-        model=model,
-        state=state_digest(made.state),
-        client=plain_components([made.client])[0],
-        defenses=plain_components(made.defenses),
-        shape=made.task.space.shape,
-        bounds=made.task.space.bounds,
-        num_classes=made.task.num_classes,
-        data=data.name,
-        examples=len(data),
-        data_digest=digest.hexdigest()[:16],
-        held_out=test.name,
-        held_out_examples=len(test),
-        settings=settings.plain(),
-    )
-
-
 def _finished(folder: Path, facts: InverterFacts) -> InverterFacts | None:
     """What the finished inverter in the folder says; None if there is none.
 
@@ -194,24 +149,8 @@ def _finished(folder: Path, facts: InverterFacts) -> InverterFacts | None:
     if not path.exists():
         return None
     _, found = read_inverter(path)
-    _refuse_others(folder, found, facts)
+    refuse_others(folder, found, facts)
     return found
-
-
-def _refuse_others(folder: Path, found: InverterFacts, facts: InverterFacts) -> None:
-    """Refuse to go on for another model, defense, data set or with other settings; each difference is named."""
-    before, now = _told(found), _told(facts)
-    refuse(
-        f"{folder}: expected the training that this folder was begun with, got {key} = {now.get(key)!r} in place of "
-        f"{before.get(key)!r}; change it back, or choose another folder"
-        for key in dict.fromkeys([*before, *now])
-        if before.get(key) != now.get(key)
-    )
-
-
-def _told(facts: InverterFacts) -> dict[str, Any]:
-    plain = json.loads(facts.model_dump_json(exclude={"steps", "quality", "settings"}))
-    return {**plain, **facts.settings}
 
 
 class _Run:
@@ -316,7 +255,7 @@ class _Run:
             raise BadInput(
                 [f"{path}: expected what gradleak learn wrote, got other metadata; delete it to begin from the start"]
             ) from None
-        _refuse_others(self.folder, found, self.facts)
+        refuse_others(self.folder, found, self.facts)
         try:
             course.go_on(found.steps, seconds, tensors)
         except (KeyError, RuntimeError) as error:
