@@ -33,6 +33,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "defenses": frozenset({"errors", "seeds", "bottleneck", "tasks", "updates"}),
     "threat": frozenset({"errors", "tasks", "updates", "clients", "defenses"}),
     "reconstructions": frozenset({"errors", "tasks", "threat"}),
+    # What training on public data makes and the learned attack loads; it knows neither side of the wall.
+    "inverters": frozenset({"errors", "components", "tensorfiles", "tasks"}),
     "captures": frozenset({"errors", "seeds", "tasks", "updates", "clients", "defenses", "threat"}),
     "evidence": frozenset({"errors", "components", "tensorfiles", "tasks", "updates", "clients", "defenses", "threat"}),
     "attacks": frozenset(
@@ -48,6 +50,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
             "reconstructions",
             "optim",
             "linalg",
+            "inverters",
         }
     ),
     "scoring": frozenset({"errors", "seeds", "tasks", "captures", "reconstructions"}),
@@ -91,6 +94,26 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
             "audits.positions",
             "audits.sources",
             "audits.spec",
+        }
+    ),
+    # Inverters are trained on public examples, of which captures and scores are made as a client and a judge would.
+    "learning": frozenset(
+        {
+            "errors",
+            "seeds",
+            "tasks",
+            "updates",
+            "clients",
+            "defenses",
+            "captures",
+            "scoring",
+            "tensorfiles",
+            "threads",
+            "zoo",
+            "inverters",
+            "audits.files",
+            "audits.interrupts",
+            "audits.lock",
         }
     ),
     "inspection": frozenset({"errors", "seeds", "tasks", "updates", "clients", "threat", "attacks"}),

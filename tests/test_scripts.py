@@ -163,3 +163,17 @@ def test_batch_defenses_benchmark(tmp_path: Path) -> None:
         rows = json.loads(file.read_text())
         assert {row["attacker"] for row in rows} == {"adaptive", "blind", "none", "mixed", "grey"}
         assert all(len(row["psnr"]) == 2 for row in rows)
+
+
+@pytest.mark.slow
+def test_learned_benchmark(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    small = ("--data", "photographs", "--size", 16, "--images", 3, "--searched", 1, "--seconds", 0.3, "--steps", 3)
+    words = (*small, "--defenses", "pruned", "--epochs", 1, "--hidden", 8, "--out", tmp_path / "inverters")
+    out = run("benchmarks/learned.py", *words, "--json", file)
+    assert "mean image" in out
+    rows = json.loads(file.read_text())
+    found = [(row["attack"], row["threat"], len(row["ssim"])) for row in rows]
+    assert found[:2] == [("mean image", "-", 3), ("learned", "adaptive", 3)]
+    assert found[-2:] == [("auto", "blind", 1), ("auto", "adaptive", 1)]
+    assert (tmp_path / "inverters" / "pruned" / "inverter.safetensors").exists()

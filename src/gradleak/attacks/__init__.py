@@ -15,6 +15,7 @@ from gradleak.attacks.closed_form import (
 )
 from gradleak.attacks.dropout import dropout_inversion
 from gradleak.attacks.latent import precode_inversion
+from gradleak.attacks.learned import learned
 from gradleak.attacks.local import local_training, order_invariant, sme
 from gradleak.attacks.most_probable import maximum_a_posteriori
 from gradleak.attacks.protocol import Attack, Progress
@@ -56,6 +57,7 @@ ATTACKS = (
     r_gap,
     finite_differences,
     using_layers,
+    learned,
 )
 """Factories of every attack that comes with the package, for listings; the name is the function's own."""
 
@@ -76,6 +78,7 @@ __all__ = [
     "idlg",
     "inverting_gradients",
     "layer_recursion",
+    "learned",
     "linear_layer",
     "local_training",
     "maximum_a_posteriori",

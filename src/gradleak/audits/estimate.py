@@ -39,6 +39,7 @@ TYPICAL_SECONDS = {
     "inverting_gradients": 20.0,
     "sapag": 8.0,
     "gradinversion": 300.0,
+    "learned": 0.1,
 }
 """Rough seconds of an attack with its own settings on a LeNet and one color image of 32x32, on one core."""
 

@@ -14,6 +14,7 @@ from gradleak.cli.check import check
 from gradleak.cli.compare import compare_folders
 from gradleak.cli.demo import demo
 from gradleak.cli.inspect import inspect_model
+from gradleak.cli.learn import learn
 from gradleak.cli.listing import listing
 from gradleak.cli.report import report
 from gradleak.cli.train import train
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(audit)
 app.command()(train)
+app.command()(learn)
 app.command()(attack)
 app.command()(check)
 app.command("inspect")(inspect_model)

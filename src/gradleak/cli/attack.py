@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from rich.text import Text
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gradleak.attacks import ATTACKS, Attack
+from gradleak.attacks import ATTACKS, Attack, learned
 from gradleak.attacks.mismatch import mismatch
 from gradleak.audits.pictures import encode_png, is_image
 from gradleak.cli import loading
@@ -39,6 +40,7 @@ def attack(
     weights: loading.WeightsFile = None,
     model_seed: loading.ModelSeed = 0,
     attack: Annotated[str, typer.Option(help="A name of list attacks.")] = "auto",
+    inverter: Annotated[Path | None, typer.Option(help="Of gradleak learn, for the attack learned.")] = None,
     out: Annotated[Path | None, typer.Option(help="New folder for the reconstruction and pictures.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the attack's starts.")] = 0,
     restarts: Annotated[
@@ -65,7 +67,7 @@ def attack(
     Facts that the file states hold unless an option says otherwise. A search that diverges, an attack that does not
     apply and an update of zeros are results: the exit code is 0.
     """
-    chosen = _attack(attack, restarts, max_seconds, max_evaluations)
+    chosen = _attack(attack, restarts, max_seconds, max_evaluations, inverter)
     _check_folder(out)
     words = loading.Words(
         update=update,
@@ -97,7 +99,9 @@ def attack(
         _print_table(update, reconstruction, facts)
 
 
-def _attack(name: str, restarts: int | None, max_seconds: float | None, max_evaluations: int | None) -> Attack:
+def _attack(
+    name: str, restarts: int | None, max_seconds: float | None, max_evaluations: int | None, inverter: Path | None
+) -> Attack:
     """The attack of this name with these limits.
 
     Returns:
@@ -117,7 +121,15 @@ def _attack(name: str, restarts: int | None, max_seconds: float | None, max_eval
     if factory is None:
         known = ", ".join(factory.__name__ for factory in ATTACKS)
         raise BadInput([f"--attack: expected one of {known}, got {name!r}; see list attacks", *problems])
+    if name == learned.__name__ and inverter is None:
+        problems.append(
+            "--inverter: expected a file of gradleak learn for --attack learned, got none; train one, add it"
+        )
+    if name != learned.__name__ and inverter is not None:
+        problems.append(f"--inverter: expected --attack learned, got {name!r}; change the attack, or leave it out")
     refuse(problems)
+    if inverter is not None:
+        factory = partial(learned, weights=inverter)
     # Only what was said: an attack without a limit of its own and one with a default of 60 s differ here.
     match restarts, max_seconds:
         case None, None:

@@ -1,0 +1,64 @@
+"""From the words on the command line to defenses."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from gradleak.audits.by_name.components import defense_named
+from gradleak.audits.faults import BadSettings
+from gradleak.audits.positions import read_yaml
+from gradleak.defenses import Defense
+from gradleak.errors import BadInput, refuse
+
+DefenseWords = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--defense",
+        metavar="'TopK keep=0.01'",
+        help="A name of list defenses with settings, values in YAML; repeat it for several, in order.",
+    ),
+]
+
+
+def defenses_from_words(words: Sequence[str]) -> list[Defense]:
+    """The defenses that a command line names.
+
+    Args:
+        words: `Name key=value key=value` each.
+
+    Returns:
+        The defenses, in order.
+
+    Raises:
+        BadInput: with everything that cannot be read, and every setting that a defense does not take.
+    """
+    defenses: list[Defense] = []
+    problems: list[str] = []
+    for text in words:
+        name, *assignments = text.split() or [""]
+        settings: dict[str, object] = {}
+        found: list[str] = []
+        for assignment in assignments:
+            key, equals, value = assignment.partition("=")
+            if not equals or not key.isidentifier():
+                found.append(f"--defense {name}: expected key=value, got {assignment!r}; write for instance keep=0.01")
+                continue
+            document = read_yaml(value, f"--defense {name} {key}")
+            found += [problem for _, problem in document.problems]
+            settings[key] = document.value
+        if not found:
+            try:
+                made = defense_named(name, settings)
+                defenses.append(made)
+                found += [f"--defense {problem}" for problem in made.problems()]
+            except BadSettings as error:
+                found += [
+                    f"--defense {name} {'.'.join(map(str, fault.path))}: {fault.text}".replace(" name: ", ": ")
+                    for fault in error.faults
+                ]
+            except BadInput as error:
+                found += error.problems
+        problems += found
+    refuse(problems)
+    return defenses
