@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from gradleak.bottleneck import with_bottleneck
+from gradleak.bottleneck import bottlenecks, with_bottleneck
 from gradleak.seeds import torch_seed
 from gradleak.training.losses import training_loss
 from gradleak.zoo.models.building import seeded
@@ -21,6 +21,7 @@ def test_a_bottleneck_adds_its_divergence_once() -> None:
             whole = training_loss(weighted, inputs, targets)
         with torch_seed(1):
             assert torch.equal(without, functional.cross_entropy(weighted(inputs), targets))
-        divergence = next(layer.divergence for layer in weighted.modules() if hasattr(layer, "divergence"))
+        divergence = next(iter(bottlenecks(weighted).values())).divergence
+        assert divergence is not None
         assert divergence > 0
         torch.testing.assert_close(whole, without + 2.0 * divergence)
