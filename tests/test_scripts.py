@@ -177,3 +177,26 @@ def test_learned_benchmark(tmp_path: Path) -> None:
     assert found[:2] == [("mean image", "-", 3), ("learned", "adaptive", 3)]
     assert found[-2:] == [("auto", "blind", 1), ("auto", "adaptive", 1)]
     assert (tmp_path / "inverters" / "pruned" / "inverter.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_defenses_benchmark(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    some = ("--settings", "none", "sign")
+    words = ("--images", 1, "--seed", 1000, "--seconds", 0.2, "--dlg-evaluations", 3, *some, "--rows", file)
+    out = run("benchmarks/defenses.py", *words)
+    assert "withheld: labels" in out
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(rows) == 2 * 3
+    assert {row["attacker"] for row in rows} == {"dlg", "blind", "adaptive"}
+    # A second call finds everything there, and the table is the same.
+    assert run("benchmarks/defenses.py", *words) == run("benchmarks/defenses.py", "--rows", file, "--report")
+    assert len(file.read_text().splitlines()) == len(rows)
+
+
+@pytest.mark.slow
+def test_price_benchmark_knows_every_defense_that_it_lists(tmp_path: Path) -> None:
+    done = run("benchmarks/price.py", "--list")
+    assert "pruning 99.9 %" in done
+    assert "left out" not in done
+    assert run("benchmarks/price.py", "--out", tmp_path / "none.jsonl", "--summary").strip()

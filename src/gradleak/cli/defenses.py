@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gradleak.audits.by_name.components import defense_named
+from gradleak.audits.by_name.defenses import defense_named
 from gradleak.audits.faults import BadSettings
 from gradleak.audits.positions import read_yaml
 from gradleak.defenses import Defense
