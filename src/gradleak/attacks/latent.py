@@ -1,8 +1,8 @@
 """Networks with a variational bottleneck (PRECODE), whose latent noise nobody but the client knows.
 
 For a single example the noise follows from the gradients, see `latent_reading`, and what is left is the network below
-the bottleneck, for which `auto` is asked. For batches images and noise are searched together, the noise held near its
-law N(0, I) at first.
+the bottleneck, for which `auto` is asked. So it does for batches with different labels, see `latent_batches`; where it
+does not, images and noise are searched together, the noise held near its law N(0, I) at first.
 """
 
 import math
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gradleak.attacks.inversion import observed_tensors, recovered_targets
+from gradleak.attacks.latent_batches import images_below, read_latents
 from gradleak.attacks.latent_reading import LatentReading, below_latent, read_latent
 from gradleak.attacks.layout import Layout
 from gradleak.attacks.mismatch import REPRODUCED
@@ -36,6 +37,8 @@ _EVALUATIONS = 2_000
 # Up to which share of a restart's budget the noise is held near its law, and then the images and noise are searched
 # freely; least squares have the rest.
 _HELD, _FREE = 0.4, 0.7
+# Share of the seconds in which the noise of a batch is read, and the images below it.
+_READ = 0.5
 # Evaluations for which Gauss-Newton steps are not begun.
 _FEW = 20
 _EXPLAINED = 1e-15
@@ -72,12 +75,25 @@ class PrecodeInversion:
             return not_applicable(self.name, observation, door)
         observation, client, targets = door
         search = _Search.of(in_precision(observation, torch.float64), client, targets.double(), self)
+        if len(targets) > 1:
+            begun = self._begun(observation, search, seed, began)
+            return self._together(search, begun, seed, began, progress)
         reading = read_latent(observation)
         if isinstance(reading, LatentReading):
             below = below_latent(observation, reading)
             if isinstance(below, Observation):
                 return self._below(below, reading, search, seed, began, progress)
-        return self._together(search, reading, seed, began, progress)
+        return self._together(search, None, seed, began, progress)
+
+    def _begun(self, observation: Observation, search: "_Search", seed: int, began: float) -> Tensor | None:
+        """A start for a batch of which the noise can be read, or None; how exactly depends on the update's own type."""
+        ends = math.inf if self.max_seconds is None else began + _READ * self.max_seconds
+        reading = read_latents(observation, search.targets, seed, ends)
+        if isinstance(reading, str):
+            return None
+        seconds = None if self.max_seconds is None else max(0.0, ends - time.perf_counter())
+        images = images_below(observation, reading, seconds)
+        return None if isinstance(images, str) else search.packed(images, reading.draws)
 
     def _below(
         self,
@@ -117,7 +133,7 @@ class PrecodeInversion:
         )
 
     def _together(
-        self, search: "_Search", reading: LatentReading | str, seed: int, began: float, progress: Progress | None
+        self, search: "_Search", begun: Tensor | None, seed: int, began: float, progress: Progress | None
     ) -> Reconstruction:
         """Images and noise, from one start after the other."""
         ends = None if self.max_seconds is None else began + self.max_seconds
@@ -129,7 +145,7 @@ class PrecodeInversion:
             if best is not None and (left < 3 or best[0] <= REPRODUCED or (ends is not None and now >= ends)):
                 break
             seconds = None if ends is None else max(0.0, (ends - now) / (self.restarts - restart))
-            point, spent, course = search.round(restart, seed, reading, max(1, left), seconds, progress)
+            point, spent, course = search.round(restart, seed, begun, max(1, left), seconds, progress)
             used, value = used + spent, search.value(*search.parted(point))
             courses += course
             best = (value, point) if best is None or value < best[0] else best
@@ -150,8 +166,9 @@ class PrecodeInversion:
             variable=variable,
             target_probabilities=search.targets,
             message=(
-                f"{entries} latent entries searched with the images, whose noise ended at a size of {float(size):.2f} "
-                f"where 1 is expected; with it the update is met to a relative squared error of {value:.1e}"
+                f"{entries} latent entries {'searched' if begun is None else 'read, then searched'} with the images, "
+                f"whose noise ended at a size of {float(size):.2f} where 1 is expected; with it the update is met to a "
+                f"relative squared error of {value:.1e}"
             ),
             history=_history(courses),
         )
@@ -202,33 +219,38 @@ class _Search:
         with torch.no_grad():
             return float(self._distance(variable, draws))
 
-    def start(self, restart: int, seed: int, reading: LatentReading | str) -> Tensor:
-        """Mid-grey, with noise that tells examples and restarts apart; no latent noise, or what was read of it."""
+    def packed(self, variable: Tensor, draws: Mapping[str, Tensor]) -> Tensor:
+        """The flat vector."""
+        image = self._coordinates()[1](variable.flatten().to(self.targets))
+        return torch.cat([image, *(draws[name].flatten().to(image) for name in self.shapes)])
+
+    def start(self, restart: int, seed: int) -> Tensor:
+        """Mid-grey, with noise that tells examples and restarts apart, and no latent noise."""
         shape = self.layout.variable_shape
         drawn = torch.randn(shape, generator=stage_generator(seed, f"attack/start/{restart}"), dtype=torch.float64)
         spread = 0.1 if restart or shape[0] > 1 else 0.0
-        image = self._coordinates()[1]((0.5 + spread * drawn).flatten().to(self.targets))
-        read = {} if isinstance(reading, str) else reading.draws
-        zeros = {name: torch.zeros(shape) for name, shape in self.shapes.items()}
-        return torch.cat([image, *(read.get(name, zero).flatten().to(image) for name, zero in zeros.items())])
+        return self.packed(0.5 + spread * drawn, {name: torch.zeros(shape) for name, shape in self.shapes.items()})
 
     def round(
         self,
         restart: int,
         seed: int,
-        reading: LatentReading | str,
+        begun: Tensor | None,
         evaluations: int,
         seconds: float | None,
         progress: Progress | None,
     ) -> tuple[Tensor, int, list[Minimum]]:
-        """One start: the noise near its law, then free, then Gauss-Newton steps.
+        """One start: the noise near its law, then free, then Gauss-Newton steps; the first from what was read.
 
         Returns:
             The point, evaluations, and the courses of the first two.
         """
         began = time.perf_counter()
-        point, courses = self.start(restart, seed, reading), list[Minimum]()
-        for share, weight in ((_HELD, self.settings.prior_weight), (_FREE, 0.0)):
+        point, courses = self.start(restart, seed), list[Minimum]()
+        stages = ((_HELD, self.settings.prior_weight), (_FREE, 0.0))
+        if begun is not None and restart == 0:
+            point, stages = begun, stages[1:]
+        for share, weight in stages:
             spent = time.perf_counter() - began
             limit = None if seconds is None else max(0.0, seconds * share - spent)
             used = sum(course.evaluations for course in courses)

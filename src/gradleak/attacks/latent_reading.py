@@ -26,29 +26,31 @@ _OUTER = 1e-2
 
 @dataclass(frozen=True, eq=False)
 class LatentReading:
-    """What the gradients of a bottleneck say about a single example.
+    """What the gradients of a bottleneck say about the examples.
 
     Attributes:
         place: name of the bottleneck.
-        noise: `[1, width]`, in float64.
-        derivative: of the loss by the encoder's outputs, `[2 * width]`.
-        precision: relative error of the gradients, measured by how far they are from outer products.
+        noise: `[N, width]`, in float64.
+        derivative: of each example's own loss by the encoder's outputs, `[N, 2 * width]`.
+        precision: relative error of the gradients, or of the features, as far as it is known.
+        features: what enters the encoder, `[N, D]`.
     """
 
     place: str
     noise: Tensor
     derivative: Tensor
     precision: float
+    features: Tensor
 
     @property
     def draws(self) -> dict[str, Tensor]:
         """The noise by the name of the buffer that takes it, see `clients.Gradient.bind_draws`."""
-        return {f"{_inside(self.place, 'noise')}.{NOISE}": self.noise}
+        return {f"{inside(self.place, 'noise')}.{NOISE}": self.noise}
 
 
 @dataclass(frozen=True, eq=False)
 class Pairing:
-    """A loss whose derivative by the outputs is known."""
+    """A loss whose derivative by the outputs `[N, C]` is known."""
 
     derivative: Tensor
 
@@ -85,7 +87,7 @@ def read_latent(observation: Observation) -> LatentReading | str:
     ((place, layer),) = found.items()
     parts: list[SingleExample] = []
     for part in ("encoder", "decoder"):
-        weight, bias = (observation.update.tensors.get(_inside(place, f"{part}.{kind}")) for kind in ("weight", "bias"))
+        weight, bias = (observation.update.tensors.get(inside(place, f"{part}.{kind}")) for kind in ("weight", "bias"))
         if weight is None or bias is None or not bool(bias.any()):
             return f"the gradient of the {part} was not sent"
         parts.append(single_example(weight, bias))
@@ -93,27 +95,29 @@ def read_latent(observation: Observation) -> LatentReading | str:
     precision = max(encoder.precision, decoder.precision)
     if not precision < _OUTER:
         return f"the bottleneck's gradients are no outer products, by {precision:.1e} of their norm"
-    weight, bias = (_value(observation.state, _inside(place, f"encoder.{kind}")) for kind in ("weight", "bias"))
+    weight, bias = (value_of(observation.state, inside(place, f"encoder.{kind}")) for kind in ("weight", "bias"))
     mean, log_variance = (weight @ encoder.features + bias).split(layer.width)
     noise = (decoder.features - mean) / (log_variance / 2).exp()
-    return LatentReading(place, noise[None], encoder.residual, precision)
+    return LatentReading(place, noise[None], encoder.residual[None], precision, encoder.features[None])
 
 
 def below_latent(observation: Observation, reading: LatentReading) -> Observation | str:
     """The observation of the layers below, a network without randomness and with known derivatives at its outputs.
 
+    Which example is which is settled by the reading.
+
     Args:
         observation: what the attacker holds; it is not changed.
-        reading: what `read_latent` found.
+        reading: of all examples.
 
     Returns:
-        An observation of one example whose targets mean nothing; or why there is none.
+        An observation whose targets mean nothing; or why there is none.
     """
     task = observation.task
     head = find_head(task, observation.state)
     parent = reading.place.rpartition(".")[0]
     model = copy.deepcopy(task.model)
-    names = [_inside(parent, name) for name, _ in model.get_submodule(parent).named_children()]
+    names = [inside(parent, name) for name, _ in model.get_submodule(parent).named_children()]
     if head is None or len(names) != 2 or names[0] != reading.place or head.weight != f"{names[1]}.weight":
         return "the bottleneck does not stand right before the classifier"
     bottleneck = model.get_submodule(names[0])
@@ -135,14 +139,15 @@ def below_latent(observation: Observation, reading: LatentReading) -> Observatio
         defenses=None
         if observation.defenses is None
         else tuple(defense for defense in observation.defenses if not isinstance(defense, Precode)),
-        targets=torch.zeros(1, dtype=torch.long),
+        targets=torch.zeros(len(reading.noise), dtype=torch.long),
     )
 
 
-def _inside(place: str, name: str) -> str:
+def inside(place: str, name: str) -> str:
     """Full name of what is inside a module."""
     return f"{place}.{name}" if place else name
 
 
-def _value(state: ModelState, name: str) -> Tensor:
+def value_of(state: ModelState, name: str) -> Tensor:
+    """A value of the model in float64."""
     return {**state.constants, **state.parameters}[name].double()
