@@ -22,7 +22,7 @@ from torch import Tensor
 
 import gradleak as gl
 from gradleak.attacks.protocol import Attack
-from gradleak.audits.by_name.components import defense_named
+from gradleak.audits.by_name.defenses import defense_named
 from gradleak.defenses import Defense
 from gradleak.learning import LearnSettings, learn
 from gradleak.learning.pairs import with_mirrored

@@ -77,6 +77,9 @@ def test_an_interrupted_training_ends_with_the_same_bits(
         assert part.status == "interrupted"
         assert not part.path.exists()
         assert (out / RESUME).exists()
+    before = (out / HISTORY).read_bytes()
+    # A look after the place that was kept, and a line that a kill cut off: both are taken again.
+    (out / HISTORY).write_bytes(before + before.replace(b'"step": 3', b'"step": 5') + b'{"st')
     notes: list[str] = []
     settings = replace(settings, save_every=0.0)  # where it is kept changes nothing
     part = learn(
@@ -90,6 +93,8 @@ def test_an_interrupted_training_ends_with_the_same_bits(
     )
     assert notes[0] == "Going on after step 4 of 6."
     assert part.path.read_bytes() == whole.path.read_bytes()
+    rows = [json.loads(line) for line in (out / HISTORY).read_text().splitlines()]
+    assert [row["step"] for row in rows] == [3, 6]
     assert sorted(path.name for path in out.iterdir()) == [".lock", HISTORY, INVERTER]
 
 

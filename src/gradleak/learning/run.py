@@ -187,6 +187,7 @@ class _Run:
         """Train what is left."""
         course = Course(self.untrained, self.pairs, self.settings)
         self._go_on(course)
+        _forget_after(self.folder / HISTORY, course.step)
         self.saved = self.began = time.monotonic()
         self.done_before = course.done
         try:
@@ -275,3 +276,21 @@ class _Run:
     def _outcome(self, status: Literal["interrupted", "diverged"], message: str, course: Course) -> LearnOutcome:
         facts = self.facts.model_copy(update={"steps": course.step})
         return LearnOutcome(status, message, self.folder / INVERTER, facts)
+
+
+def _forget_after(path: Path, step: int) -> None:
+    """Drop the lines of looks that will be taken again, and one that a kill cut off."""
+    if not path.exists():
+        return
+    with clear_words(path):
+        lines = path.read_bytes().splitlines(keepends=True)
+    kept = b"".join(line for line in lines if _step_of(line) <= step)
+    write_whole(path, kept)
+
+
+def _step_of(line: bytes) -> float:
+    """The step of a line of the history; infinite if it is not whole."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
