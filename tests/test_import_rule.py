@@ -71,6 +71,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
         {
             "errors",
             "seeds",
+            "bottleneck",
             "tasks",
             "tensorfiles",
             "threads",

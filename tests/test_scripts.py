@@ -149,3 +149,17 @@ def test_curves_benchmark(tmp_path: Path) -> None:
     page.write_text(text.replace("<!-- findings -->", "<!-- findings -->\nThe first layer leaks."))
     assert "6 of 6 trials" in run(*arguments)
     assert "The first layer leaks." in page.read_text()
+
+
+@pytest.mark.slow
+def test_step_defenses_benchmark(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    out = run(
+        *("benchmarks/step_defenses.py", "--images", 1, "--seconds", 3, "--dropout-seconds", 1),
+        *("--seed", 1000, "--json", file),
+    )
+    assert "withheld: labels" in out
+    rows = {(row["defense"], row["attack"]): row["psnr"] for row in json.loads(file.read_text())}
+    both = {(defense, attack) for defense in ("soteria", "precode", "dropout") for attack in ("adaptive", "blind")}
+    assert set(rows) == {("none", "adaptive"), ("-", "grey"), ("-", "mean color"), *both}
+    assert rows["precode", "adaptive"] > 20 > rows["precode", "blind"]
