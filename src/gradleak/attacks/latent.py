@@ -1,7 +1,8 @@
 """Networks with a variational bottleneck (PRECODE), whose latent noise nobody but the client knows.
 
 For a single example the noise follows from the gradients, see `latent_reading`, and what is left is the network below
-the bottleneck, for which `auto` is asked. So it does for most batches, see `latent_batches`; where it does not, images and noise are searched together, the noise held near its law N(0, I) at first.
+the bottleneck, for which `auto` is asked. So it does for most batches, see `latent_batches`; where it does not, images
+and noise are searched together, the noise held near its law N(0, I) at first.
 """
 
 import math
