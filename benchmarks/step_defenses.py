@@ -81,6 +81,8 @@ def rows_of(image: int, inputs: Tensor, targets: Tensor, arguments: argparse.Nam
     seed, rows = arguments.seed + image, list[Row]()
     for defense in arguments.defenses:
         for attacker, (observation, truth) in captures(defense, inputs, targets, seed, arguments).items():
+            if attacker not in arguments.attackers:
+                continue
             seconds = arguments.dropout_seconds if defense == "dropout" else arguments.seconds
             found = gl.attacks.auto(max_seconds=seconds)(observation, seed=seed)
             columns = gl.score(found, truth).to_dict()
@@ -138,6 +140,8 @@ def main() -> None:
     parser.add_argument("--dropout-seconds", type=float, default=4.0, help="the same under dropout")
     parser.add_argument("--percent", type=float, default=80.0, help="columns that Soteria withholds")
     parser.add_argument("--defenses", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--attackers", nargs="+", choices=("adaptive", "blind"), default=["adaptive", "blind"])
+    parser.add_argument("--first", type=int, default=0, help="batches of the same draw that are left out")
     parser.add_argument("--seed", type=int, default=0, help="batch k uses seed + k for network and starts")
     parser.add_argument("--json", type=Path, help="write every row here, after each batch")
     arguments = parser.parse_args()
@@ -147,6 +151,8 @@ def main() -> None:
     batches = zip(inputs.split(arguments.batch), (targets % 10).split(arguments.batch), strict=True)
     rows: list[Row] = []
     for image, (some, classes) in enumerate(batches):
+        if image < arguments.first:
+            continue
         found = rows_of(image, some, classes, arguments)
         rows += found
         print(f"{image:3d}  " + "  ".join(f"{row.defense} {row.attack} {row.psnr:.2f}" for row in found), flush=True)

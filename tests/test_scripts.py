@@ -200,3 +200,17 @@ def test_price_benchmark_knows_every_defense_that_it_lists(tmp_path: Path) -> No
     assert "pruning 99.9 %" in done
     assert "left out" not in done
     assert run("benchmarks/price.py", "--out", tmp_path / "none.jsonl", "--summary").strip()
+
+
+@pytest.mark.slow
+def test_step_defenses_benchmark(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    out = run(
+        *("benchmarks/step_defenses.py", "--images", 1, "--seconds", 3, "--dropout-seconds", 1),
+        *("--seed", 1000, "--json", file),
+    )
+    assert "withheld: labels" in out
+    rows = {(row["defense"], row["attack"]): row["psnr"] for row in json.loads(file.read_text())}
+    both = {(defense, attack) for defense in ("soteria", "precode", "dropout") for attack in ("adaptive", "blind")}
+    assert set(rows) == {("none", "adaptive"), ("-", "grey"), ("-", "mean color"), *both}
+    assert rows["precode", "adaptive"] > 20 > rows["precode", "blind"]

@@ -1,9 +1,12 @@
 """PRECODE's noise as an unknown."""
 
+import math
+
 import torch
 
 import gradleak as gl
 from gradleak.attacks import auto, precode_inversion, staged
+from gradleak.attacks.latent_batches import read_latents
 from gradleak.attacks.latent_reading import LatentReading, below_latent, read_latent
 from gradleak.clients.stateless import NOISE
 from gradleak.seeds import stage_generator
@@ -63,12 +66,34 @@ def test_who_withholds_the_defense_gets_a_blind_attack() -> None:
     assert not any("latent" in line for line in auto(max_evaluations=20)(blind).trace)
 
 
-def test_batches_are_searched_together_with_their_noise() -> None:
-    observation, truth = held(2, gl.ThreatModel(labels_known=True))
+def test_the_noise_and_the_images_of_a_batch_with_different_labels_are_read() -> None:
+    observation, truth = held(2, seed=4)
+    reading = read_latents(observation, observation.task.target_probabilities(truth.targets).double(), 0, math.inf)
+    assert isinstance(reading, LatentReading)
+    torch.testing.assert_close(reading.noise.float(), drawn(observation, truth, 4), atol=1e-3, rtol=1e-3)
+    below = below_latent(observation, reading)
+    assert isinstance(below, Observation)
+    simulated = gl.threat.simulator(below)(truth.inputs, torch.zeros(2, below.task.num_classes))
+    for name, tensor in simulated.items():
+        torch.testing.assert_close(tensor, observation.update.tensors[name], atol=1e-6, rtol=1e-3)
+    found = precode_inversion(restarts=1, max_seconds=20)(observation)
+    assert "32 latent entries read" in found.message
+    assert min(float(value or 0) for value in gl.score(found, truth).to_dict()["psnr"]) > 30, found.message
+
+
+def test_batches_with_as_many_examples_as_latent_entries_are_searched_together_with_their_noise() -> None:
+    inputs = images(2).float()
+    observation, truth = gl.capture(
+        small_lenet(torch.float32),
+        inputs,
+        torch.tensor([3, 3]),
+        defenses=[gl.defenses.Precode(width=2)],
+        threat=gl.ThreatModel(labels_known=True),
+    )
     found = precode_inversion(restarts=1, max_evaluations=400)(observation)
     ignoring = staged(restarts=1, max_evaluations=400)(observation)
     assert found.evaluations <= 400
-    assert "32 latent entries searched" in found.message
+    assert "4 latent entries searched" in found.message
     assert found.objective < 0.1 * ignoring.objective
     assert found.inputs.shape == truth.inputs.shape
 

@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gradleak.attacks.layout import Layout
 from gradleak.attacks.objectives import Objective
+from gradleak.bottleneck import auxiliary_loss
 from gradleak.clients import Gradient
 from gradleak.clients.stateless import stateless_copy
 from gradleak.optim import Energy, value_and_gradient
@@ -135,6 +136,8 @@ def _input_gradient(observation: Observation, layout: Layout) -> Callable[[Tenso
         with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
             variable, targets = layout.unpack(leaf)
             loss = task.loss(task.space.forward(module, {**moved, **constants}, variable), targets)
+            added = auxiliary_loss(module)
+            loss = loss if added is None else loss + added
             return torch.autograd.grad(loss, leaf, materialize_grads=True)[0]
 
     return input_gradient

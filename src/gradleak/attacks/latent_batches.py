@@ -1,4 +1,4 @@
-"""The latent variables of a batch with different labels, read from the top down, and the images below them.
+"""The latent variables of a batch, read from the top down, and the images below them.
 
 The softmax separates what enters the classifier, example by example (`closed_form.separation`), and with it the
 derivative of each example's loss by the decoder's outputs. The decoder's gradient is the sum of their outer products
