@@ -1,8 +1,8 @@
 """Attacks: from an observation to a reconstruction. They never see the truth."""
 
 from gradleak.attacks.auto import auto
+from gradleak.attacks.batch_defenses.restoration import batch_restoration
 from gradleak.attacks.batch_norm import batch_norm_inversion
-from gradleak.attacks.batch_restoration import batch_restoration
 from gradleak.attacks.closed_form import (
     CLOSED_FORMS,
     april,
@@ -13,11 +13,11 @@ from gradleak.attacks.closed_form import (
     softmax_separation,
     spear,
 )
+from gradleak.attacks.defended.most_probable import maximum_a_posteriori
 from gradleak.attacks.dropout import dropout_inversion
-from gradleak.attacks.latent import precode_inversion
+from gradleak.attacks.latents.attack import precode_inversion
 from gradleak.attacks.learned import learned
 from gradleak.attacks.local import local_training, order_invariant, sme
-from gradleak.attacks.most_probable import maximum_a_posteriori
 from gradleak.attacks.protocol import Attack, Progress
 from gradleak.attacks.recipes import (
     cpl,

@@ -7,21 +7,21 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from gradleak.attacks.batch_defenses.restoration import BatchRestoration, changes_batch
 from gradleak.attacks.batch_norm import batch_norm_inversion
-from gradleak.attacks.batch_restoration import BatchRestoration, changes_batch
 from gradleak.attacks.closed_form import CLOSED_FORMS, linear_layer
+from gradleak.attacks.defended.leftover import as_rounded, undefended
+from gradleak.attacks.defended.likelihood import known_noise
+from gradleak.attacks.defended.most_probable import maximum_a_posteriori
+from gradleak.attacks.defended.posterior import Posterior
 from gradleak.attacks.disturbance import is_plain
 from gradleak.attacks.dropout import dropout_inversion
 from gradleak.attacks.factories import Factory, on_another, with_share
 from gradleak.attacks.labels.batch_size import NoBatchSize, recover_batch_size
-from gradleak.attacks.latent import precode_inversion
-from gradleak.attacks.leftover import as_rounded, undefended
-from gradleak.attacks.likelihood import known_noise
+from gradleak.attacks.latents.attack import precode_inversion
 from gradleak.attacks.local import SIMULATED_EXAMPLES, local_training
 from gradleak.attacks.mismatch import mismatch
-from gradleak.attacks.most_probable import maximum_a_posteriori
 from gradleak.attacks.one_gradient import as_gradient
-from gradleak.attacks.posterior import Posterior
 from gradleak.attacks.precision import in_precision
 from gradleak.attacks.protocol import Attack, Progress, not_applicable
 from gradleak.attacks.recipes import finite_differences, inverting_gradients

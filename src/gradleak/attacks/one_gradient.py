@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import torch
 
-from gradleak.attacks.clipped import clipping
 from gradleak.attacks.closed_form.single import single_example
+from gradleak.attacks.defended.clipped import clipping
+from gradleak.attacks.defended.rescaling import rescaled
 from gradleak.attacks.head import find_head
 from gradleak.attacks.labels.loss_form import find_loss_form
-from gradleak.attacks.rescaling import rescaled
 from gradleak.clients import DPSGD, Aggregate, Client, Gradient, LocalSGD
 from gradleak.clients.gradient import gradient_like
 from gradleak.clients.settings import StepSettings

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gradleak.attacks.rescaling import rescaled
+from gradleak.attacks.defended.rescaling import rescaled
 from gradleak.clients import Aggregate, Client, Gradient, LocalAdam, LocalSGD
 from gradleak.clients.gradient import gradient_like
 from gradleak.clients.local_training import LocalTraining

@@ -19,7 +19,7 @@ from gradleak.attacks.closed_form.separation_equations import HeadProblem
 from gradleak.attacks.closed_form.whitening import Whitening
 from gradleak.attacks.head import find_head
 from gradleak.attacks.labels.loss_form import find_loss_form
-from gradleak.attacks.latent_reading import LatentReading, below_latent, inside, value_of
+from gradleak.attacks.latents.reading import LatentReading, below_latent, inside, value_of
 from gradleak.bottleneck import bottlenecks
 from gradleak.tasks import ImageSpace
 from gradleak.threat import Observation

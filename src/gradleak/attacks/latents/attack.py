@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from gradleak.attacks.inversion import recovered_targets
-from gradleak.attacks.latent_batches import images_below, read_latents
-from gradleak.attacks.latent_reading import LatentReading, below_latent, read_latent
-from gradleak.attacks.latent_search import LatentSearch
+from gradleak.attacks.latents.batches import images_below, read_latents
+from gradleak.attacks.latents.reading import LatentReading, below_latent, read_latent
+from gradleak.attacks.latents.search import LatentSearch
 from gradleak.attacks.mismatch import REPRODUCED
 from gradleak.attacks.one_gradient import as_gradient
 from gradleak.attacks.precision import in_precision

@@ -6,8 +6,8 @@ import torch
 
 import gradleak as gl
 from gradleak.attacks import auto, precode_inversion, staged
-from gradleak.attacks.latent_batches import read_latents
-from gradleak.attacks.latent_reading import LatentReading, below_latent, read_latent
+from gradleak.attacks.latents.batches import read_latents
+from gradleak.attacks.latents.reading import LatentReading, below_latent, read_latent
 from gradleak.clients.stateless import NOISE
 from gradleak.seeds import stage_generator
 from gradleak.threat import Observation

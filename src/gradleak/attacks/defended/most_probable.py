@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from gradleak.attacks.defended.posterior import Posterior
 from gradleak.attacks.head import find_head
 from gradleak.attacks.labels import LabelCounts, leading_row, recover_counts
 from gradleak.attacks.layout import Layout
-from gradleak.attacks.posterior import Posterior
 from gradleak.attacks.precision import in_precision
 from gradleak.attacks.protocol import Progress, not_applicable
 from gradleak.attacks.second_derivative import no_second_derivative

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import gradleak as gl
-from gradleak.attacks.decoding import decode_encodings
+from gradleak.attacks.batch_defenses.decoding import decode_encodings
 from gradleak.seeds import stage_generator
 from tests.problems import images
 

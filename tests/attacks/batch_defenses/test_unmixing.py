@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import gradleak as gl
-from gradleak.attacks.mixed_head import different_partners, mixed_targets
-from gradleak.attacks.unaugmenting import unaugment
-from gradleak.attacks.unmixing import implausibility, smoothed, unmix
+from gradleak.attacks.batch_defenses.mixed_head import different_partners, mixed_targets
+from gradleak.attacks.batch_defenses.unaugmenting import unaugment
+from gradleak.attacks.batch_defenses.unmixing import implausibility, smoothed, unmix
 from gradleak.defenses.augment import transformed
 from gradleak.defenses.mixup import mixed, mixing
 from gradleak.zoo.data import photographs

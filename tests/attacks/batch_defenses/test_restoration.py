@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import gradleak as gl
-from gradleak.attacks.batch_restoration import batch_restoration
+from gradleak.attacks.batch_defenses.mixed_head import separate_mixed
+from gradleak.attacks.batch_defenses.restoration import batch_restoration
 from gradleak.attacks.closed_form.softmax_separation import head_problem
-from gradleak.attacks.mixed_head import separate_mixed
 from gradleak.defenses.applying import changed_batch
 from gradleak.zoo.data import photographs
 from gradleak.zoo.models import lenet

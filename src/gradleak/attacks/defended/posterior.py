@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradleak.attacks.likelihood import Noise, expected_misfit, known_noise
-from gradleak.attacks.natural_images import Implausibility, natural_images
+from gradleak.attacks.defended.likelihood import Noise, expected_misfit, known_noise
+from gradleak.attacks.defended.natural_images import Implausibility, natural_images
 from gradleak.clients import Simulate
 from gradleak.threat import Observation, simulator
 

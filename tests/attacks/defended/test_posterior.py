@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 import gradleak as gl
-from gradleak.attacks.clipped import clipping
+from gradleak.attacks.defended.clipped import clipping
+from gradleak.attacks.defended.leftover import as_rounded, undefended
+from gradleak.attacks.defended.likelihood import Noise, expected_misfit, known_noise
+from gradleak.attacks.defended.most_probable import MaximumAPosteriori
+from gradleak.attacks.defended.natural_images import contrasts, difference_lengths, natural_images
+from gradleak.attacks.defended.posterior import Posterior
+from gradleak.attacks.defended.rescaling import rescaled
 from gradleak.attacks.labels import leading_row
-from gradleak.attacks.leftover import as_rounded, undefended
-from gradleak.attacks.likelihood import Noise, expected_misfit, known_noise
-from gradleak.attacks.most_probable import MaximumAPosteriori
-from gradleak.attacks.natural_images import contrasts, difference_lengths, natural_images
 from gradleak.attacks.objectives import normalized_squared_distance
 from gradleak.attacks.one_gradient import as_gradient
-from gradleak.attacks.posterior import Posterior
-from gradleak.attacks.rescaling import rescaled
 from gradleak.attacks.surrogate import surrogate_gradient
 from gradleak.defenses import Defense, GaussianNoise, TopK
 from gradleak.seeds import stage_generator

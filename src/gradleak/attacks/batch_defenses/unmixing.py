@@ -12,8 +12,8 @@ from itertools import islice, permutations
 import torch
 from torch import Tensor
 
+from gradleak.attacks.batch_defenses.mixed_head import Partners, seen
 from gradleak.attacks.closed_form.pixels import total_variation
-from gradleak.attacks.mixed_head import Partners, seen
 from gradleak.defenses.mixup import mixed, mixing
 from gradleak.optim import Budget, WolfeLBFGS, minimize, value_and_gradient
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from gradleak.attacks.likelihood import known_noise
+from gradleak.attacks.defended.likelihood import known_noise
 from gradleak.defenses import Preimage, StatesPreimage
 from gradleak.threat import Observation
 

@@ -12,16 +12,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from gradleak.attacks.batch_defenses.decoding import decode_encodings
+from gradleak.attacks.batch_defenses.free_shares import Shares, separate_shares
+from gradleak.attacks.batch_defenses.mixed_head import MixedHead, separate_mixed
+from gradleak.attacks.batch_defenses.unaugmenting import unaugment
+from gradleak.attacks.batch_defenses.unmixing import Unmixed, smoothed, solved, unmix
 from gradleak.attacks.closed_form.pixels import PixelSearch
 from gradleak.attacks.closed_form.softmax_separation import SoftmaxSeparation, head_problem
-from gradleak.attacks.decoding import decode_encodings
-from gradleak.attacks.free_shares import Shares, separate_shares
-from gradleak.attacks.mixed_head import MixedHead, separate_mixed
 from gradleak.attacks.mixed_targets import mixes_targets
 from gradleak.attacks.protocol import Attack, Progress, not_applicable
 from gradleak.attacks.smooth import staged
-from gradleak.attacks.unaugmenting import unaugment
-from gradleak.attacks.unmixing import Unmixed, smoothed, solved, unmix
 from gradleak.defenses import Augment, ChangesBatch, Defense, InstaHide, MixesTargets, MixUp
 from gradleak.defenses.insta_hide import received, unreceived
 from gradleak.reconstructions import Reconstruction
