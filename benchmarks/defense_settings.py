@@ -12,6 +12,8 @@ LEVELS = ("1e-4", "1e-3", "1e-2", "1e-1")
 PRUNED = (1, 10, 20, 30, 50, 70, 90, 99, 99.9)
 FORMATS = ("fp16", "bf16", "fp8_e4m3", "fp8_e5m2", "int8")
 BATCHES = (2, 4, 8, 16, 32, 64)
+DP_CLIP, DP_BATCH = 1.0, 256
+"""Largest norm of an example's gradient under DP-SGD, and examples of a training step on average."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Setting:
 
     Attributes:
         defense: components in order, in the words of a spec: `{"name": "TopK", "keep": 0.1}`.
-        batch_size: examples of a step.
+        batch_size: examples of an update that is attacked, and of a training step where the batch is the row's subject.
         dropout: probability of dropout before the classifier, which is part of the model.
         epsilon: of DP-SGD at delta 1e-5, in place of a defense; None for none.
         paper: whether the paper has this row.
@@ -58,11 +60,13 @@ SETTINGS: dict[str, Setting] = {
     **{f"dp-sgd epsilon {epsilon}": Setting(epsilon=float(epsilon), paper=False) for epsilon in (2, 8, 32)},
     "sign": Setting(_one(name="Sign"), paper=False),
     "qsgd 16 levels": Setting(_one(name="QSGD", levels=16), paper=False),
-    "clip 0.1": Setting(_one(name="Clip", norm=0.1), paper=False),
+    "clip 1": Setting(_one(name="Clip", norm=1.0), paper=False),
     "random 10 %": Setting(_one(name="RandomK", keep=0.1), paper=False),
     "dgc 99 %": Setting(_one(name="DGC", keep=0.01), paper=False),
     "soteria 80 %": Setting(_one(name="Soteria", percent=80.0), paper=False),
     "precode": Setting(_one(name="Precode"), paper=False),
+    "instahide": Setting(_one(name="InstaHide", k=2), batch_size=2, paper=False),
+    "augmentation": Setting(_one(name="Augment"), paper=False),
     "dropout 0.3": Setting(dropout=0.3, paper=False),
     "mixup, batch 2": Setting(_one(name="MixUp"), batch_size=2, paper=False),
     "clip, noise, int8": Setting(

@@ -3,23 +3,26 @@
     python benchmarks/defenses.py --data cifar10-test.tar --images 20 --seconds 3 --rows rows.jsonl
     python benchmarks/defenses.py --rows rows.jsonl --price price.jsonl --report
 
-Each random image is attacked behind each setting of `defense_settings.py` by three attackers: `dlg`, as the paper has
-it and blind; `blind`, the portfolio without knowledge of the defense; `adaptive`, the portfolio that knows it. Labels
-are unknown to all. Image k of a setting, its network and every start follow from `--seed` + k, so that every attacker
-sees the same update. Rows are appended as they are found; a second call skips those that are there.
+DP-SGD's noise is that of the training whose row `--price` holds; the attacked update is that of one example, as for an
+adversary who knows all others of the batch. Each random image is attacked behind each setting of `defense_settings.py`
+by three attackers: `dlg`, as the paper has it and blind; `blind`, the portfolio without knowledge of the defense;
+`adaptive`, the portfolio that knows it. Labels are unknown to all. Image k of a setting, its network and every start
+follow from `--seed` + k, so that every attacker sees the same update. Rows are appended as they are found; a second
+call skips those that are there.
 """
 
 import argparse
 import json
 import math
 import statistics
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from defense_settings import SETTINGS, Setting
+from defense_settings import DP_CLIP, SETTINGS, Setting
 from torch import nn
 
 import gradleak as gl
@@ -33,8 +36,6 @@ from gradleak.zoo.models import lenet
 
 SUCCESS_DB = 20.0
 ATTACKERS = ("dlg", "blind", "adaptive")
-CLIP = 1.0
-"""Largest norm of one example's gradient under DP-SGD, as in training."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +59,13 @@ class Row:
 
 def network(net: str, setting: Setting, seed: int) -> nn.Module:
     """The paper's LeNet, on its own wide initialization or on PyTorch's."""
-    model = lenet(10, initialization="uniform" if net == "wide" else "default", seed=seed)
-    if not setting.dropout:
-        return model
-    layers = list(model.children())
-    return nn.Sequential(*layers[:-1], nn.Dropout(setting.dropout), layers[-1])
+    initialization = "uniform" if net == "wide" else "default"
+    return lenet(10, initialization=initialization, dropout=setting.dropout, seed=seed)
 
 
 def client(setting: Setting, noise_multiplier: float) -> gl.clients.Client:
     if setting.epsilon is not None:
-        return gl.clients.DPSGD(clip=CLIP, noise_multiplier=noise_multiplier)
+        return gl.clients.DPSGD(clip=DP_CLIP, noise_multiplier=noise_multiplier)
     return gl.clients.Gradient(dropout="random" if setting.dropout else None)
 
 
@@ -90,7 +88,7 @@ def rows_of(name: str, seed: int, data: Dataset, arguments: argparse.Namespace, 
         defense_named(one["name"], {key: value for key, value in one.items() if key != "name"})
         for one in setting.defense
     ]
-    multiplier = arguments.noise_multipliers.get(str(setting.epsilon), 1.0)
+    multiplier = 0.0 if setting.epsilon is None else arguments.noise_multipliers[name]
     for attacker in attackers:
         known = attacker == "adaptive"
         # Not to know DP-SGD's noise, or that masks are drawn, is not to know the client.
@@ -137,8 +135,9 @@ def cell(rows: Sequence[dict[str, Any]]) -> str:
 
 def accuracy(prices: Sequence[dict[str, Any]], name: str) -> str:
     """Mean over seeds with the standard deviation."""
-    found = [100 * row["accuracy"] for row in prices if row["setting"] == name and row.get("accuracy") is not None]
-    failed = sum(row["setting"] == name and row.get("accuracy") is None for row in prices)
+    own = [row["test_accuracy"] for row in prices if row["name"] == name]
+    found = [100 * value for value in own if value is not None]
+    failed = len(own) - len(found)
     if not found:
         return f"diverged ({failed})" if failed else "-"
     spread = f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else ""
@@ -192,12 +191,15 @@ def main() -> None:
     torch.set_num_threads(1)
     prices, rows = read(arguments.price), read(arguments.rows)
     arguments.noise_multipliers = {
-        str(row["epsilon"]): row["noise_multiplier"] for row in prices if row.get("noise_multiplier") is not None
+        row["name"]: row["noise_multiplier"] for row in prices if row.get("noise_multiplier") is not None
     }
     if not arguments.report:
         data = load(arguments.data).resized(32)
         done = {(row["setting"], row["net"], row["attacker"], row["seed"]) for row in rows}
         for name in arguments.settings:
+            if SETTINGS[name].epsilon is not None and name not in arguments.noise_multipliers:
+                print(f"{name} is left out: its noise follows from the training, see --price", file=sys.stderr)
+                continue
             for seed in range(arguments.seed, arguments.seed + arguments.images):
                 for row in rows_of(name, seed, data, arguments, done):
                     rows.append(asdict(row))

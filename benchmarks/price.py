@@ -30,17 +30,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from defense_settings import DP_BATCH, DP_CLIP, SETTINGS, Setting
 from scipy.stats import t as student
 
 import gradleak as gl
 from gradleak.audits.sources import source_of
+from gradleak.training.checkpoints import read_checkpoint
 from gradleak.training.train import declare_training, shipped_trainings
 
 NONE = "none"
-LEVELS = (1e-4, 1e-3, 1e-2, 1e-1)
-PRUNED = (1, 10, 20, 30, 50, 70, 90, 99, 99.9)
-BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
-EPSILONS = (2.0, 8.0, 32.0)
 
 Changes = dict[str, Any]
 
@@ -58,62 +56,32 @@ class Entry:
     changes: Changes
 
 
-def defended(name: str, defense: str, settings: Changes | None = None, **changes: object) -> Entry:
-    return Entry(name, {"defense": {"name": defense, **(settings or {})}, **changes})
-
-
-def noise() -> list[Entry]:
-    """Both readings of a level: as std (or scale), and as the variance. Where they name one law, it is trained once."""
-    deviations = sorted({*LEVELS, *(round(math.sqrt(level), 6) for level in LEVELS)})
-    scales = sorted({*LEVELS, *(round(math.sqrt(level / 2), 6) for level in LEVELS)})
-    return [
-        *(defended(f"GaussianNoise std {std:g}", "GaussianNoise", {"std": std}) for std in deviations),
-        *(defended(f"LaplaceNoise scale {scale:g}", "LaplaceNoise", {"scale": scale}) for scale in scales),
-    ]
-
-
 def entries(optimizer: Mapping[str, Any], batch_size: int) -> list[Entry]:
-    """The list of the issue.
+    """The trainings of `defense_settings.SETTINGS`, the undefended one first.
 
     Args:
         optimizer: of the undefended training.
         batch_size: of the undefended training.
 
     Returns:
-        The undefended training first.
+        One entry for each setting; those of a batch defense train with the common batch size.
     """
-    lr = optimizer["lr"]
-    return [
-        Entry(NONE, {}),
-        *noise(),
-        *(
-            defended(f"Quantize {format_}", "Quantize", {"format": format_})
-            for format_ in ("fp16", "bf16", "fp8_e4m3", "fp8_e5m2", "int8")
-        ),
-        *(defended(f"pruning {share:g} %", "TopK", {"keep": round(1 - share / 100, 6)}) for share in PRUNED),
-        defended("Sign", "Sign", **{"optimizer.lr": lr * 1e-2}),
-        defended("QSGD", "QSGD"),
-        defended("Clip 1", "Clip", {"norm": 1.0}),
-        defended("RandomK 10 %", "RandomK", {"keep": 0.1}),
-        defended("DGC 1 %", "DGC", {"keep": 0.01}),
-        defended("Soteria", "Soteria"),
-        defended("MixUp", "MixUp"),
-        defended("InstaHide", "InstaHide"),
-        defended("Augment", "Augment"),
-        defended("Precode", "Precode"),
-        *(
-            Entry(
-                f"DP-SGD epsilon {epsilon:g}",
-                {"dp": {"epsilon": epsilon, "clip": 1.0}, "batch_size": 256, "optimizer.lr": 4 * lr},
-            )
-            for epsilon in EPSILONS
-        ),
-        *(
-            Entry(f"batch size {size}", {"batch_size": size, "optimizer.lr": lr * size / batch_size})
-            for size in BATCH_SIZES
-            if size != batch_size
-        ),
-    ]
+    return [Entry(name, changes_of(setting, optimizer["lr"], batch_size)) for name, setting in SETTINGS.items()]
+
+
+def changes_of(setting: Setting, lr: float, batch_size: int) -> Changes:
+    """What a setting changes of the undefended training."""
+    if setting.epsilon is not None:
+        return {"dp": {"epsilon": setting.epsilon, "clip": DP_CLIP}, "batch_size": DP_BATCH, "optimizer.lr": 4 * lr}
+    if setting.dropout:
+        return {"model.settings.dropout": setting.dropout}
+    if setting.defense:
+        signs = any(part["name"] == "Sign" for part in setting.defense)
+        # The step of a sign is as long as its learning rate, whatever the gradient.
+        return {"defense": [dict(part) for part in setting.defense], **({"optimizer.lr": lr * 1e-2} if signs else {})}
+    if setting.batch_size == 1:
+        return {}
+    return {"batch_size": setting.batch_size, "optimizer.lr": lr * setting.batch_size / batch_size}
 
 
 def overrides_of(changes: Changes) -> list[str]:
@@ -131,6 +99,7 @@ def train_one(arguments: argparse.Namespace, entry: Entry, seed: int) -> dict[st
     )
     with keep as folder:
         outcome = gl.train(arguments.spec, out=folder, overrides=[*general, *overrides_of(entry.changes)])
+        privacy = read_checkpoint(outcome.checkpoints[-1]).privacy if outcome.checkpoints else None
     if outcome.status == "interrupted":
         raise KeyboardInterrupt
     row = outcome.row
@@ -144,6 +113,7 @@ def train_one(arguments: argparse.Namespace, entry: Entry, seed: int) -> dict[st
         "train_accuracy": row["train_accuracy"] if outcome.complete else None,
         "test_loss": row["test_loss"] if outcome.complete else None,
         "epsilon": row.get("epsilon"),
+        "noise_multiplier": None if privacy is None else privacy.noise_multiplier,
         "units": row["unit"],
         "epochs": row["epochs"],
         "seconds": round(time.perf_counter() - began, 2),
@@ -223,6 +193,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, help="keep checkpoints in folders here")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", default=[], help="only entries whose name contains one of these")
+    parser.add_argument("--without", nargs="+", default=[], help="no entries whose name contains one of these")
     parser.add_argument("--set", nargs="+", default=[], metavar="PATH=VALUE", help="changes for every training")
     parser.add_argument("--list", action="store_true", help="print the entries and train nothing")
     parser.add_argument("--summary", action="store_true", help="print the table and train nothing")
@@ -233,7 +204,8 @@ def main() -> None:
     chosen = [
         entry
         for entry in entries(raw["optimizer"], raw["batch_size"])
-        if not arguments.only or any(part in entry.name for part in arguments.only)
+        if (not arguments.only or any(part in entry.name for part in arguments.only))
+        and not any(part in entry.name for part in arguments.without)
     ]
     if arguments.list:
         for entry in chosen:
@@ -256,7 +228,10 @@ def can_be_trained(arguments: argparse.Namespace, entry: Entry) -> bool:
 def run(arguments: argparse.Namespace, chosen: Sequence[Entry]) -> None:
     """Train what is missing; entries that cannot be trained are named first, and left out."""
     chosen = [entry for entry in chosen if can_be_trained(arguments, entry)]
-    done = {(row["name"], row["seed"]): row for row in read_rows(arguments.out)}
+    rows = read_rows(arguments.out)
+    done = {(row["name"], row["seed"]): row for row in rows}
+    # Rows that name the same training in two ways, as variance and as standard deviation, share its result.
+    trained = {(json.dumps(row["changes"]), row["seed"]): row for row in rows}
     missing = [(entry, seed) for seed in arguments.seeds for entry in chosen if (entry.name, seed) not in done]
     for entry in chosen:
         for seed in arguments.seeds:
@@ -268,7 +243,9 @@ def run(arguments: argparse.Namespace, chosen: Sequence[Entry]) -> None:
                 )
     began = time.perf_counter()
     for number, (entry, seed) in enumerate(missing, start=1):
-        row = train_one(arguments, entry, seed)
+        same = trained.get((json.dumps(entry.changes), seed))
+        row = train_one(arguments, entry, seed) if same is None else {**same, "name": entry.name}
+        trained[json.dumps(entry.changes), seed] = row
         append(arguments.out, row)
         left = (time.perf_counter() - began) / number * (len(missing) - number)
         accuracy = "diverged" if row["test_accuracy"] is None else f"{100 * row['test_accuracy']:.1f} %"

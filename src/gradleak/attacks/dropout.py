@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gradleak.attacks.courses import joined_history
 from gradleak.attacks.dropout_masks import MaskLayout
 from gradleak.attacks.inversion import observed_tensors, recovered_targets
 from gradleak.attacks.layout import Layout
@@ -25,7 +26,7 @@ from gradleak.attacks.spectrum import weighted_frequencies
 from gradleak.clients import Gradient
 from gradleak.optim import Budget, LevenbergMarquardt, Limits, Minimum, WolfeLBFGS, minimize, value_and_gradient
 from gradleak.optim.stages import Coordinates, unchanged
-from gradleak.reconstructions import History, Reconstruction
+from gradleak.reconstructions import Reconstruction
 from gradleak.seeds import stage_generator
 from gradleak.threat import Observation
 
@@ -118,7 +119,7 @@ class DropoutInversion:
                 f"images; {sure:.0%} ended as dropped or kept; with them the update is met to a relative squared "
                 f"error of {value:.1e}"
             ),
-            history=_history(courses),
+            history=joined_history(courses),
         )
 
 
@@ -247,19 +248,6 @@ def _door(observation: Observation) -> tuple[str, Tensor | None]:
         observation, observation.batch_size, "bias_sign" if observation.batch_size == 1 else "row_minimum"
     )
     return (targets, None) if isinstance(targets, str) else ("", targets)
-
-
-def _history(courses: list[Minimum]) -> History:
-    """The courses one after the other."""
-    counts: list[int] = []
-    seconds: list[float] = []
-    values: list[float] = []
-    for course in courses:
-        before, offset = len(counts), seconds[-1] if seconds else 0.0
-        counts += [before + number for number in range(1, course.evaluations + 1)]
-        seconds += [offset + moment for moment in course.times]
-        values += course.trace[:, 0].tolist()
-    return History(tuple(counts), tuple(seconds), tuple(values), ())
 
 
 def dropout_inversion(

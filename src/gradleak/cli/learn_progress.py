@@ -1,6 +1,5 @@
 """How far the training of an inverter is, on standard error."""
 
-import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -8,7 +7,8 @@ from typing import TYPE_CHECKING
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from gradleak.cli.console import SECONDS_BETWEEN_LINES, errors
+from gradleak.cli.console import errors
+from gradleak.cli.plain_lines import PlainLines
 
 if TYPE_CHECKING:
     from gradleak.inverters import QualityFacts
@@ -57,19 +57,15 @@ def _plain_lines() -> "Callable[[LearnProgress], None]":
     Returns:
         The function.
     """
-    last = time.monotonic()
+    lines = PlainLines()
     quality = ""
 
     def show(progress: "LearnProgress") -> None:
-        nonlocal last, quality
-        if progress.note:
-            errors.print(Text(progress.note), soft_wrap=True)
+        nonlocal quality
         if progress.quality is not None:
             quality = quality_words(progress.quality)
-        if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
-            line = f"step {progress.step} of {progress.total}{_left(progress)}, loss {progress.loss:.4f}{quality}"
-            errors.print(line, soft_wrap=True)
+        words = f"step {progress.step} of {progress.total}{_left(progress)}, loss {progress.loss:.4f}{quality}"
+        lines.show(progress.note, words)
 
     return show
 

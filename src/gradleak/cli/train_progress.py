@@ -1,6 +1,5 @@
 """How far a training is, on standard error: a bar on a terminal, otherwise a plain line every few seconds."""
 
-import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -8,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from gradleak.cli.console import SECONDS_BETWEEN_LINES, errors
+from gradleak.cli.console import errors
+from gradleak.cli.plain_lines import PlainLines
 
 if TYPE_CHECKING:
     from gradleak.training.run import TrainProgress
@@ -65,19 +65,15 @@ def _plain_lines() -> "Callable[[TrainProgress], None]":
     Returns:
         The function.
     """
-    last = time.monotonic()
+    lines = PlainLines()
     quality = ""
 
     def show(progress: "TrainProgress") -> None:
-        nonlocal last, quality
-        if progress.note:
-            errors.print(Text(progress.note), soft_wrap=True)
+        nonlocal quality
         if progress.row is not None:
             quality = _quality(progress.row)
-        if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
-            line = f"{progress.word} {progress.unit} of {progress.last}{_left(progress)}{quality}"
-            errors.print(line, soft_wrap=True)
+        words = f"{progress.word} {progress.unit} of {progress.last}{_left(progress)}{quality}"
+        lines.show(progress.note, words)
 
     return show
 

@@ -1,6 +1,7 @@
 """A private copy of a model in a chosen mode, safe under function transforms."""
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -46,7 +47,7 @@ class FixedMask(nn.Module):
         return inputs * kept.to(inputs.device, inputs.dtype) / (1 - self.probability)
 
 
-class Given(nn.Module):
+class Given(nn.Module, ABC):
     """A layer whose random draws are an argument: a buffer that `functional_call` replaces, neutral until then.
 
     Attributes:
@@ -55,9 +56,9 @@ class Given(nn.Module):
 
     buffer: str
 
+    @abstractmethod
     def draw(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
         """Private draws for a batch whose entering values have this shape, on the CPU."""
-        raise NotImplementedError
 
 
 class GivenNoise(Given):

@@ -2,15 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from gradleak.defenses.preimage import Preimage
+from gradleak.defenses.scope import Scope, scope_problems
 from gradleak.updates import UpdateKind
-
-Scope = Literal["global", "layer"]
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,7 @@ class Clip:
         found: list[str] = []
         if not self.norm > 0:
             found.append(f"Clip.norm: expected a norm above 0, got {self.norm}; infinity does not clip")
-        if self.scope not in {"global", "layer"}:
-            found.append(f"Clip.scope: expected 'global' or 'layer', got {self.scope!r}; choose one")
+        found += scope_problems("Clip", self.scope)
         return found
 
     def apply(

@@ -10,7 +10,8 @@ from torch import Tensor
 from gradleak.defenses.clip import Clip
 from gradleak.defenses.memory import Memory
 from gradleak.defenses.preimage import Preimage
-from gradleak.defenses.top_k import Scope, TopK
+from gradleak.defenses.scope import Scope, scope_problems
+from gradleak.defenses.top_k import TopK
 from gradleak.updates import UpdateKind
 
 WARMUP = (0.25, 0.0625, 0.015625, 0.004)
@@ -65,8 +66,7 @@ class DGC:
             for name, count in (("clients", self.clients), ("warmup_rounds", self.warmup_rounds))
             if count < 1
         ]
-        if self.scope not in {"global", "layer"}:
-            found.append(f"DGC.scope: expected 'global' or 'layer', got {self.scope!r}; choose one")
+        found += scope_problems("DGC", self.scope)
         return found
 
     def share(self, round_number: int) -> float:

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from gradleak.defenses.grids import GRIDS, Format, Grid
 from gradleak.defenses.preimage import Preimage, outward
+from gradleak.defenses.scope import Scope
 from gradleak.defenses.spacing import largest_unit
 from gradleak.updates import UpdateKind
 
 Rounding = Literal["nearest", "stochastic"]
-Scope = Literal["layer", "global"]
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from gradleak.defenses.preimage import Preimage, may_be_zero
+from gradleak.defenses.scope import Scope, scope_problems
 from gradleak.defenses.top_k import kept_count
 from gradleak.updates import UpdateKind
-
-Scope = Literal["global", "layer"]
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,7 @@ class RandomK:
         found: list[str] = []
         if not 0 < self.keep <= 1:
             found.append(f"RandomK.keep: expected a share above 0 and at most 1, got {self.keep}; 0.1 sends 10 %")
-        if self.scope not in {"global", "layer"}:
-            found.append(f"RandomK.scope: expected 'global' or 'layer', got {self.scope!r}; choose one")
+        found += scope_problems("RandomK", self.scope)
         return found
 
     def apply(

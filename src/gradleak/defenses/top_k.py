@@ -3,15 +3,13 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from gradleak.defenses.preimage import Preimage, may_be_zero
+from gradleak.defenses.scope import Scope, scope_problems
 from gradleak.updates import UpdateKind
-
-Scope = Literal["global", "layer"]
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,7 @@ class TopK:
             found.append(
                 f"TopK.keep: expected a share above 0 and at most 1, got {self.keep}; pruning of 90 % is keep=0.1"
             )
-        if self.scope not in {"global", "layer"}:
-            found.append(f"TopK.scope: expected 'global' or 'layer', got {self.scope!r}; choose one")
+        found += scope_problems("TopK", self.scope)
         return found
 
     def apply(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from gradleak.attacks.courses import joined_history
 from gradleak.attacks.inversion import recovered_targets
 from gradleak.attacks.latents.batches import images_below, read_latents
 from gradleak.attacks.latents.reading import LatentReading, below_latent, read_latent
@@ -24,7 +25,7 @@ from gradleak.bottleneck import bottlenecks
 from gradleak.clients import Gradient
 from gradleak.defenses import Precode
 from gradleak.optim import Minimum
-from gradleak.reconstructions import History, Reconstruction
+from gradleak.reconstructions import Reconstruction
 from gradleak.threat import Observation
 
 # Evaluations of each restart when no limit is given.
@@ -158,7 +159,7 @@ class PrecodeInversion:
                 f"whose noise ended at a size of {float(size):.2f} where 1 is expected; with it the update is met to a "
                 f"relative squared error of {value:.1e}"
             ),
-            history=_history(courses),
+            history=joined_history(courses),
         )
 
 
@@ -184,19 +185,6 @@ def _door(observation: Observation) -> tuple[Observation, Gradient, Tensor] | st
     if isinstance(targets, str) or targets is None:
         return targets or "labels are needed"
     return reduced, client, targets
-
-
-def _history(courses: list[Minimum]) -> History:
-    """The courses one after the other."""
-    counts: list[int] = []
-    seconds: list[float] = []
-    values: list[float] = []
-    for course in courses:
-        before, offset = len(counts), seconds[-1] if seconds else 0.0
-        counts += [before + number for number in range(1, course.evaluations + 1)]
-        seconds += [offset + moment for moment in course.times]
-        values += course.trace[:, 0].tolist()
-    return History(tuple(counts), tuple(seconds), tuple(values), ())
 
 
 def precode_inversion(

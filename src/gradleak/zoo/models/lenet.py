@@ -21,6 +21,7 @@ def lenet(
     width: int = 12,
     activation: Activation = nn.Sigmoid,
     initialization: Literal["uniform", "default"] = "uniform",
+    dropout: float = 0.0,
     seed: int = 0,
 ) -> nn.Sequential:
     """Three 5x5 convolutions (stride 2, 2, 1) with an activation after each, and one linear layer.
@@ -37,6 +38,7 @@ def lenet(
         width: channels of every convolution, at least 1.
         activation: makes one activation layer; called three times.
         initialization: `"uniform"` draws all weights and biases from U(-0.5, 0.5); `"default"` is PyTorch's.
+        dropout: probability with which what enters the linear layer is dropped, in [0, 1); 0 adds no such layer.
         seed: decides the weights, at least 0.
 
     Returns:
@@ -51,6 +53,8 @@ def lenet(
     if initialization not in INITIALIZATIONS:
         known = ", ".join(INITIALIZATIONS)
         problems.append(f"initialization: expected one of {known}, got {initialization!r}; choose one of them")
+    if not 0 <= dropout < 1:
+        problems.append(f"dropout: expected a probability in [0, 1), got {dropout}; 0 is none")
     refuse(problems)
     # A 5x5 convolution with padding 2 and stride 2 maps n pixels to ceil(n / 2); two of them to ceil(n / 4).
     hidden = width * -(-height // 4) * -(-columns // 4)
@@ -64,6 +68,7 @@ def lenet(
             ("conv3", nn.Conv2d(width, width, kernel_size=5, padding=2, stride=1)),
             ("activation3", activation()),
             ("flatten", nn.Flatten()),
+            *((("dropout", nn.Dropout(dropout)),) if dropout else ()),
             ("linear", nn.Linear(hidden, num_classes)),
         )
         if initialization == "uniform":
