@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from defense_settings import DP_CLIP, SETTINGS, Setting
@@ -35,6 +35,12 @@ from gradleak.zoo.data.dataset import Dataset
 from gradleak.zoo.models import lenet
 
 SUCCESS_DB = 20.0
+NETS: dict[str, tuple[int, Literal["uniform", "default"]]] = {
+    "wide": (10, "uniform"),
+    "default": (10, "default"),
+    "released": (100, "uniform"),
+}
+"""Classes and initialization of the LeNet; the released script has 100."""
 ATTACKERS = ("dlg", "blind", "adaptive")
 
 
@@ -58,9 +64,9 @@ class Row:
 
 
 def network(net: str, setting: Setting, seed: int) -> nn.Module:
-    """The paper's LeNet, on its own wide initialization or on PyTorch's."""
-    initialization = "uniform" if net == "wide" else "default"
-    return lenet(10, initialization=initialization, dropout=setting.dropout, seed=seed)
+    """One of the LeNets."""
+    classes, initialization = NETS[net]
+    return lenet(classes, initialization=initialization, dropout=setting.dropout, seed=seed)
 
 
 def client(setting: Setting, noise_multiplier: float) -> gl.clients.Client:
@@ -83,7 +89,9 @@ def rows_of(name: str, seed: int, data: Dataset, arguments: argparse.Namespace, 
     if not attackers:
         return
     inputs, targets = data.sample(count, seed=seed)
-    task = gl.Task(network(arguments.net, setting, seed), gl.ImageSpace((3, 32, 32)), num_classes=10)
+    task = gl.Task(
+        network(arguments.net, setting, seed), gl.ImageSpace((3, 32, 32)), num_classes=NETS[arguments.net][0]
+    )
     defenses = [
         defense_named(one["name"], {key: value for key, value in one.items() if key != "name"})
         for one in setting.defense
@@ -180,7 +188,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20, help="batches of each setting")
     parser.add_argument("--seconds", type=float, default=3.0, help="wall time of every attack")
     parser.add_argument("--dlg-evaluations", type=int, default=2000, help="of dlg, which gets five times the seconds")
-    parser.add_argument("--net", choices=("wide", "default"), default="wide", help="initialization of the LeNet")
+    parser.add_argument("--net", choices=tuple(NETS), default="wide", help="which LeNet")
     parser.add_argument("--settings", nargs="+", choices=tuple(SETTINGS), default=list(SETTINGS), metavar="NAME")
     parser.add_argument("--attackers", nargs="+", choices=ATTACKERS, default=list(ATTACKERS))
     parser.add_argument("--seed", type=int, default=0, help="batch k uses seed + k")
