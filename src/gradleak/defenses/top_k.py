@@ -48,9 +48,7 @@ class TopK:
         }
 
     def preimage(self, after: Preimage) -> Preimage:
-        """A zero was no larger than the smallest entry that was sent; nothing is known of it where scales are not."""
-        if after.sizes is not None:
-            return after.without_zeros()
+        """A zero was no larger than the smallest entry that was sent, of whose size a half line says nothing."""
         reaches = {name: _smallest(after.lower[name], after.upper[name]) for name in after.lower}
         if self.scope == "global":
             reaches = dict.fromkeys(reaches, min(reaches.values(), key=float, default=torch.tensor(torch.inf)))
