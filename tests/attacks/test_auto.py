@@ -1,5 +1,6 @@
 """The portfolio: what it tries, when it stops, and that it repeats itself to the bit."""
 
+import sys
 import time
 
 import pytest
@@ -140,3 +141,18 @@ def test_batch_statistics_are_used_in_training_mode() -> None:
         observation, _ = gl.capture(task, images(3), labels(3), client=client)
         found = gl.attacks.auto(max_evaluations=40)(observation, seed=0)
         assert any(line.startswith("batch_norm_inversion: ") for line in found.trace)
+
+
+def test_an_attack_whose_equations_cannot_be_factored_ends_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(**_: object) -> gl.attacks.Attack:
+        def attack(*_: object, **__: object) -> gl.Reconstruction:
+            torch.linalg.cholesky(-torch.eye(2))
+            raise AssertionError
+
+        return attack  # pyright: ignore[reportReturnType]
+
+    monkeypatch.setattr(sys.modules["gradleak.attacks.auto"], "CLOSED_FORMS", (fails, gl.attacks.layer_recursion))
+    observation, _ = captured(lenet(10))
+    found = gl.attacks.auto(max_seconds=30)(observation)
+    assert found.status == "converged"
+    assert "its equations cannot be factored: linalg.cholesky" in found.trace[0]

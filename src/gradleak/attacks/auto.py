@@ -104,6 +104,11 @@ class Auto:
             attack = factory(max_evaluations=evaluations, max_seconds=seconds)
             try:
                 found = attack(observation, seed=seed, progress=progress)
+            except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]  # public, but not in the stubs
+                words = str(error).splitlines()[0]
+                found = not_applicable(
+                    getattr(attack, "name", "attack"), observation, f"its equations cannot be factored: {words}"
+                )
             except RuntimeError as error:
                 if not lacks_derivative(error):
                     raise

@@ -60,3 +60,11 @@ def test_a_curved_valley_is_followed_to_its_end() -> None:
     point, cost = follow_valley(residuals, linearize, torch.tensor([-1.2, 1.0]).double())
     assert cost < 1e-12
     torch.testing.assert_close(point, torch.ones(2).double(), rtol=0, atol=1e-5)
+
+
+def test_a_matrix_that_rounding_left_indefinite_counts_by_its_diagonal() -> None:
+    whitening, _, _ = prepared()
+    matrix = torch.tensor([[1.0, 2.0], [2.0, 1.0]], dtype=torch.float64)
+    factor = whitening._metric("", matrix, torch.zeros(2, dtype=torch.float64))  # pyright: ignore[reportPrivateUsage]
+    assert factor.shape == (2,)
+    assert bool(factor.isfinite().all())
