@@ -43,6 +43,7 @@ _NO = "does not apply"
 _LOCAL = "local_training:"
 _MASKED = frozenset({"dropout_inversion", "precode_inversion"})
 _PROBABLE = "maximum_a_posteriori"
+_EXPLAINED = "; what is left is no more than the noise leaves of the truth"
 # Variance relative to the update's squared norm at which candidates are compared where defenses add no noise: what
 # searches reach within seconds, so that the last digits of the misfit do not outweigh how plausible an image is.
 _COMPARED = 1e-9
@@ -137,10 +138,12 @@ class Auto:
             return replace(not_applicable(self.name, observation, why), trace=tuple(trace), seconds=seconds)
         if best.attack not in _MASKED:
             best_mismatch = _mismatch(sent, best)
+        explained_by_noise = best.status == "budget" and best.attack not in _MASKED and _within_noise(observation, best)
         return replace(
             best,
             attack=self.name,
-            message=f"by {best.attack}: {best.message}",
+            status="converged" if explained_by_noise else best.status,
+            message=f"by {best.attack}: {best.message}" + (_EXPLAINED if explained_by_noise else ""),
             objective=best_mismatch,
             evaluations=used,
             seconds=seconds,
@@ -285,6 +288,14 @@ def _measure(observation: Observation) -> Callable[[Reconstruction], float]:
             return float(posterior.value(found.variable.double(), found.target_probabilities.double(), level))
 
     return measure
+
+
+def _within_noise(observation: Observation, found: Reconstruction) -> bool:
+    """Whether a search that knows no noise ended at a batch that nothing in the update tells from the private one."""
+    if not known_noise(observation).std or not bool(torch.isfinite(found.variable).all()):
+        return False
+    posterior = Posterior.of(in_precision(observation, torch.float64), prior=False)
+    return posterior.misfit(found.variable.double(), found.target_probabilities.double()) <= posterior.expected
 
 
 def _mismatch(observation: Observation, found: Reconstruction) -> float:
