@@ -116,7 +116,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
             "audits.lock",
         }
     ),
-    "inspection": frozenset({"errors", "seeds", "tasks", "updates", "clients", "threat", "attacks"}),
+    "inspection": frozenset(
+        {"errors", "seeds", "bottleneck", "tasks", "updates", "clients", "defenses", "threat", "attacks"}
+    ),
     "audits.report": frozenset({"errors", "audits.store"}),  # reports read the store and nothing else
 }
 # Of what names things for specs, only these parts know nothing of attacks.
