@@ -57,7 +57,19 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "bounds": frozenset({"errors", "seeds", "tasks", "updates", "clients", "defenses", "linalg"}),
     # Evidence against the true batch: it sees both sides, as `captures` does, and is no attack.
     "consistency": frozenset(
-        {"errors", "seeds", "tasks", "updates", "clients", "defenses", "threat", "captures", "evidence", "attacks"}
+        {
+            "errors",
+            "seeds",
+            "bottleneck",
+            "tasks",
+            "updates",
+            "clients",
+            "defenses",
+            "threat",
+            "captures",
+            "evidence",
+            "attacks",
+        }
     ),
     # Trainings take their words from audits: the rooms that read specs, name things and write files.
     "threads": frozenset(),

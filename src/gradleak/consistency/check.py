@@ -16,9 +16,12 @@ from gradleak.consistency.comparison import (
     per_layer_errors,
 )
 from gradleak.consistency.hypotheses import Setting, with_option
+from gradleak.consistency.intervals import factor_causes, within_intervals
+from gradleak.consistency.latents import with_latents_read
 from gradleak.consistency.local_training import judged_with_unknown_order, order_spread
 from gradleak.consistency.naming import match_names
 from gradleak.consistency.precision import (
+    Precision,
     Recompute,
     client_noise,
     low_precision,
@@ -28,11 +31,12 @@ from gradleak.consistency.precision import (
     unbiased,
     with_noise,
 )
+from gradleak.consistency.private_draws import Believed, Judgement, hidden_draws, judged_by_draws, noisy_defenses
 from gradleak.consistency.residual import residual_causes
 from gradleak.consistency.scales import scale_cause, weights_sent
 from gradleak.consistency.search import Question, Search, search
-from gradleak.defenses import Defense, PrivateStep
-from gradleak.defenses.applying import defended, defense_problems
+from gradleak.defenses import ChangesTask, Defense, PrivateStep
+from gradleak.defenses.applying import changed_task, defended, defense_problems
 from gradleak.errors import refuse
 from gradleak.evidence import Evidence
 from gradleak.tasks import Task
@@ -81,7 +85,8 @@ def check_consistency(
 
     Args:
         evidence: the update as it was captured.
-        task: the public task; its model holds the values from before the client's step.
+        task: the public task; its model holds the values from before the client's step. A defense that is a part of
+            the model is built in, unless the model has it already.
         inputs: the private inputs `[N, ...]` in the input space's own units.
         targets: class indices `[N]` or probabilities `[N, C]`.
         client: how the update is believed to be made; None takes the evidence's, or else a plain gradient in
@@ -102,7 +107,9 @@ def check_consistency(
     client = client if client is not None else Gradient(dropout="off")
     defenses = tuple(defenses or ())
     problems = task.space.problems(inputs) + task.target_problems(targets, len(inputs)) + client.problems(task)
-    problems += defense_problems(defenses, task)
+    unfit = defense_problems(defenses, task)
+    task = task if unfit else changed_task(defenses, task)
+    problems += unfit
     if not problems and isinstance(client, ChecksBatch):
         problems += client.batch_problems(len(inputs))
     state = sent_state(client, task.state())
@@ -120,7 +127,7 @@ def check_consistency(
     seen = targets if targets.dim() == 1 else targets.argmax(dim=1)
     comparable = client.kind == update.kind == "gradient"
     question = Question(task, setting, update, seen.cpu(), recompute, comparable)
-    return _verdict(question, computed, naming.causes, defenses, max_seconds)
+    return _verdict(question, naming.causes, Believed(task, inputs, targets, client, defenses), max_seconds)
 
 
 def _recompute(task: Task, defenses: Sequence[Defense], sign: int, kind: UpdateKind) -> Recompute:
@@ -143,28 +150,125 @@ def _nothing_to_compare(update: Update, causes: tuple[Cause, ...]) -> Consistenc
     return Consistency(False, NAN, NAN, NAN, "nothing could be compared", {}, causes)
 
 
-def _verdict(
-    question: Question, computed: Tensors, naming: tuple[Cause, ...], defenses: Sequence[Defense], max_seconds: float
-) -> Consistency:
+@dataclass(frozen=True, eq=False)
+class _Compared:
+    """An update against the recomputed one.
+
+    Attributes:
+        question: with what recomputes it.
+        computed: the recomputed update.
+        fit: of the two.
+        precision: how exactly they can be expected to agree.
+        error: relative; with the best scale where the scale is free.
+        within: whether that is precision enough.
+    """
+
+    question: Question
+    computed: Tensors
+    fit: Fit
+    precision: Precision
+    error: float
+    within: bool
+
+    @staticmethod
+    def of(question: Question, precision: Precision | None = None) -> "_Compared":
+        """Recompute and compare; the precision follows from the update's number format if it is not given."""
+        update, setting = question.update, question.setting
+        computed = question.recompute(setting)
+        fit = question.fit(computed)
+        error = fit.scaled_error if setting.client.kind != update.kind and fit.scale > 0 else fit.relative_error
+        if precision is None:
+            precision = precision_of(update.tensors, computed, question.task.dtype)
+        # The error of rounding has a share along the update too, for which the scale stands.
+        only_rounded = fit.scaled_error <= precision.tolerance and abs(fit.scale - 1) <= precision.tolerance
+        return _Compared(question, computed, fit, precision, error, error <= precision.tolerance or only_rounded)
+
+
+def _verdict(question: Question, naming: tuple[Cause, ...], believed: Believed, max_seconds: float) -> Consistency:
+    compared = _Compared.of(question)
     update, setting = question.update, question.setting
-    free_scale = setting.client.kind != update.kind
-    fit = compare(update.tensors, computed)
-    error = fit.scaled_error if free_scale and fit.scale > 0 else fit.relative_error
-    precision = precision_of(update.tensors, computed, question.task.dtype)
-    noise = stated_noise(computed, update, setting.client.kind, defenses)
-    noise = max(noise, client_noise(setting, question.task, computed, update))
-    # The error of rounding has a share along the update too, for which the scale stands.
-    only_rounded = fit.scaled_error <= precision.tolerance and abs(fit.scale - 1) <= precision.tolerance
-    within = error <= precision.tolerance or only_rounded
-    if not within and noise > 0:
-        precision = with_noise(precision, noise)
-        within = error <= precision.tolerance and unbiased(update.tensors, computed, noise)
-    order: Cause | None = None
+    causes: tuple[Cause, ...] = ()
+    judgement: Judgement | None = None
+    if not compared.within and setting.client.kind == update.kind:
+        hidden = hidden_draws(believed, setting)
+        if hidden:
+            compared, judgement = _with_secrets(compared, believed, hidden, max_seconds)
+        else:
+            compared = _entry_by_entry(compared, believed.defenses)
+    if not compared.question.scaled and not compared.within:
+        causes = _causes_entry_by_entry(compared, believed.defenses, max_seconds)
+    elif judgement is None:
+        compared, causes = _with_noise_and_order(compared, believed.defenses, max_seconds)
+        if not compared.within and not any(cause.proven for cause in causes):
+            judgement = _with_noisy_defenses(compared, believed)
+    if judgement is not None:
+        precision = Precision(max(judgement.tolerance, compared.error * judgement.within), judgement.statement)
+        compared, causes = replace(compared, precision=precision, within=judgement.within), judgement.causes
+    return _told(compared, naming, causes)
+
+
+def _with_secrets(
+    compared: _Compared, believed: Believed, hidden: list[str], max_seconds: float
+) -> tuple[_Compared, Judgement | None]:
+    """With secrets of the client's step, read from the update where that is possible, else judged by their law."""
+    question, precision = compared.question, compared.precision
+    if all(isinstance(defense, ChangesTask) for defense in believed.defenses):
+        read = with_latents_read(question.task, question.setting, question.update, precision, max_seconds / 2)
+        if read is not None:
+            known = _Compared.of(replace(question, recompute=read[0]), read[1])
+            # The examples of a batch may have been taken for each other.
+            if known.within or len(believed.inputs) == 1:
+                return known, None
+    return compared, judged_by_draws(question.update.tensors, believed, hidden, precision)
+
+
+def _entry_by_entry(compared: _Compared, defenses: Sequence[Defense]) -> _Compared:
+    """With defenses that draw, but leave an interval of every entry."""
+    question = compared.question
+    undefended = _recompute(question.task, (), 1, question.update.kind)
+    tolerance = compared.precision.tolerance
+    nearest = within_intervals(defenses, question.update, undefended, question.setting, tolerance)
+    if nearest is None:
+        return compared
+    names = ", ".join(type(defense).__name__ for defense in defenses)
+    note = f"{compared.precision.statement}, of what {names} can make of the update with any draw"
+    question = replace(question, recompute=nearest, scaled=False)
+    return _Compared.of(question, replace(compared.precision, statement=note))
+
+
+def _causes_entry_by_entry(compared: _Compared, defenses: Sequence[Defense], max_seconds: float) -> tuple[Cause, ...]:
+    """Why an update is not what the defenses can make of the recomputed one."""
+    question, tolerance = compared.question, compared.precision.tolerance
+    before = _recompute(question.task, (), 1, question.update.kind)(question.setting)
+    factor = factor_causes(defenses, question.update, before, len(question.seen), tolerance)
+    if factor:
+        return tuple(factor)
+    found = search(question, compared.fit, tolerance, max_seconds)
+    error = found.best.fit.scaled_error
+    if error > tolerance:
+        return (_unexplained(question, compared.computed, found),)
+    return tuple(Cause(part.name, part.explanation, error, proven=True) for part in found.best.parts)
+
+
+def _with_noise_and_order(
+    compared: _Compared, defenses: Sequence[Defense], max_seconds: float
+) -> tuple[_Compared, tuple[Cause, ...]]:
+    """With stated noise and unknown orders, and with the causes if the update is still not within."""
+    question, computed, fit = compared.question, compared.computed, compared.fit
+    precision, within, error = compared.precision, compared.within, compared.error
+    update, setting = question.update, question.setting
     if not within:
-        compared = {name: computed[name] for name in update.tensors}
-        spread = order_spread(setting, question.recompute, compared)
+        noise = stated_noise(computed, update, setting.client.kind, defenses)
+        noise = max(noise, client_noise(setting, question.task, computed, update))
+        if noise > 0:
+            precision = with_noise(precision, noise)
+            within = error <= precision.tolerance and unbiased(update.tensors, computed, noise)
+    order: Cause | None = None
+    compared_tensors = {name: computed[name] for name in update.tensors}
+    if not within:
+        spread = order_spread(setting, question.recompute, compared_tensors)
         if spread:
-            power = other_inputs(setting, question.recompute, compared)
+            power = other_inputs(setting, question.recompute, compared_tensors)
             precision, within, order = judged_with_unknown_order(precision, setting.client, fit, spread, power)
     hopeless = order is not None and order.name == "unknown_order"
     causes: tuple[Cause, ...] = ()
@@ -172,19 +276,38 @@ def _verdict(
         causes = tuple(_causes(question, computed, fit, min(precision.tolerance, 0.5), max_seconds))
     causes = causes if order is None else (order, *causes)
     if not within and not any(cause.proven or cause.name in _DEFENSES for cause in causes):
-        compared = {name: computed[name] for name in update.tensors}
-        arithmetic = low_precision(setting, question.recompute, compared, error)
+        arithmetic = low_precision(setting, question.recompute, compared_tensors, error)
         if arithmetic is not None:
             precision, within, causes = arithmetic, True, ()
-    if within:
+    return replace(compared, precision=precision, within=within), causes
+
+
+def _with_noisy_defenses(compared: _Compared, believed: Believed) -> Judgement | None:
+    """With defenses that draw before others, as noise before signs; None if none does, or that explains nothing."""
+    client = compared.question.setting.client
+    if client.kind != compared.question.update.kind:
+        return None
+    noisy = noisy_defenses(believed.defenses, compared.computed, client)
+    if len(believed.defenses) < 2 or not noisy:
+        return None
+    judgement = judged_by_draws(compared.question.update.tensors, believed, noisy, compared.precision)
+    return judgement if judgement is not None and judgement.within else None
+
+
+def _told(compared: _Compared, naming: tuple[Cause, ...], causes: tuple[Cause, ...]) -> Consistency:
+    """The verdict in words."""
+    question, computed, fit, precision = compared.question, compared.computed, compared.fit, compared.precision
+    update = question.update
+    free_scale = question.setting.client.kind != update.kind
+    if compared.within and "other inputs" not in precision.statement:
         precision = replace(precision, statement=precision.statement + _power(question, computed))
-    if within and free_scale:
+    if compared.within and free_scale:
         note = f"; the learning rate is not known, and {fit.scale:.4g} fits as that of one plain SGD step"
         precision = replace(precision, statement=precision.statement + note)
     layers = computed if not free_scale or fit.scale <= 0 else {name: fit.scale * g for name, g in computed.items()}
     return Consistency(
-        within and not naming,
-        error,
+        compared.within and not naming,
+        compared.error,
         fit.scale,
         precision.tolerance,
         precision.statement,
