@@ -130,19 +130,23 @@ def _tried(probe: Probe, defenses: tuple[Defense, ...], seconds: float, seed: in
         attack = factory(max_seconds=seconds)
         answer = _try(attack, single)
         size = "1 example"
-        if not answer[0] and batch is not None and (again := _try(attack, batch))[0]:
+        if answer[0] is False and batch is not None and (again := _try(attack, batch))[0] is not False:
             answer, size = again, f"{len(probe.variable)} examples"
-        why = f"applies ({size}): {answer[1]}" if answer[0] else answer[1]
+        begins = {True: f"applies ({size}): ", None: f"applies ({size}), but misses the defended update: ", False: ""}
+        why = begins[answer[0]] + answer[1]
         tried.append(Route(attack.name, answer[0], why))
-    return sorted(tried, key=lambda route: not route.works)
+    return sorted(tried, key=lambda route: (True, None, False).index(route.works))
 
 
-def _try(attack: Attack, observation: Observation) -> tuple[bool, str]:
+def _try(attack: Attack, observation: Observation) -> tuple[bool | None, str]:
+    """Whether an attack applies, None where it does but misses the update that defenses left; and its words."""
     try:
         found = attack(observation, seed=0)
     # From the model's own backward pass, or from a model that insists on its precision where an attack needs float64.
     except (RuntimeError, BadInput) as error:
         return False, f"ends with an error: {first_line(error)}"
+    if observation.defenses and found.status in {"budget", "nonfinite"}:
+        return None, found.message
     return found.status != "not_applicable", found.message
 
 
