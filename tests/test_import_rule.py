@@ -57,7 +57,19 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "bounds": frozenset({"errors", "seeds", "tasks", "updates", "clients", "defenses", "linalg"}),
     # Evidence against the true batch: it sees both sides, as `captures` does, and is no attack.
     "consistency": frozenset(
-        {"errors", "seeds", "tasks", "updates", "clients", "defenses", "threat", "captures", "evidence", "attacks"}
+        {
+            "errors",
+            "seeds",
+            "bottleneck",
+            "tasks",
+            "updates",
+            "clients",
+            "defenses",
+            "threat",
+            "captures",
+            "evidence",
+            "attacks",
+        }
     ),
     # Trainings take their words from audits: the rooms that read specs, name things and write files.
     "threads": frozenset(),
@@ -116,7 +128,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
             "audits.lock",
         }
     ),
-    "inspection": frozenset({"errors", "seeds", "tasks", "updates", "clients", "threat", "attacks"}),
+    "inspection": frozenset(
+        {"errors", "seeds", "bottleneck", "tasks", "updates", "clients", "defenses", "threat", "attacks"}
+    ),
     "audits.report": frozenset({"errors", "audits.store"}),  # reports read the store and nothing else
 }
 # Of what names things for specs, only these parts know nothing of attacks.

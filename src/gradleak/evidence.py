@@ -21,6 +21,7 @@ from gradleak.clients import CLIENTS, ChecksBatch, Client
 from gradleak.clients.settings import sent_state
 from gradleak.components import from_plain, to_plain
 from gradleak.defenses import DEFENSES, Defense
+from gradleak.defenses.applying import changed_task, defense_problems
 from gradleak.errors import BadInput, refuse
 from gradleak.tasks import ImageSpace, InputSpace, TabularSpace, Task
 from gradleak.tensorfiles import read_safetensors
@@ -77,16 +78,21 @@ class Evidence:
         """What an attacker with this file and this public task holds.
 
         Args:
-            task: the public task; its model holds the values from before the client's step.
+            task: the public task; its model holds the values from before the client's step. A defense that is a part
+                of the model is built in, unless the model has it already.
 
         Returns:
             The observation.
 
         Raises:
-            BadInput: when tensors, targets, batch size or client do not fit the task; every problem is listed.
+            BadInput: when tensors, targets, batch size, client or defenses do not fit the task; every problem is
+                listed.
         """
+        problems = defense_problems(self.defenses or (), task)
+        if not problems:
+            task = changed_task(self.defenses or (), task)
         state = sent_state(self.client, task.state())
-        problems = update_problems(self.update.tensors, state.parameters)
+        problems += update_problems(self.update.tensors, state.parameters)
         problems += buffer_problems(self.update.buffers, state.constants)
         if self.batch_size is not None and self.batch_size < 1:
             problems.append(f"batch size: expected at least 1, got {self.batch_size}; correct the file or --batch-size")

@@ -19,6 +19,7 @@ from gradleak.audits.pictures import encode_png, is_image
 from gradleak.cli import loading
 from gradleak.cli.clients import ClientName, ClientSettings
 from gradleak.cli.console import console, facts_table, number, print_json, progress_reporter
+from gradleak.cli.defenses import DefenseWords
 from gradleak.errors import BadInput, refuse
 from gradleak.reconstructions import Reconstruction
 from gradleak.tasks import ImageSpace, InputSpace
@@ -57,6 +58,7 @@ def attack(
     labels: Annotated[str | None, typer.Option(metavar="3,5", help="Class indices that the attacker knows.")] = None,
     client: ClientName = None,
     client_set: ClientSettings = None,
+    defense: DefenseWords = None,
     mode: loading.ModeName = None,
     dropout: loading.DropoutName = None,
     threads: loading.Threads = 1,
@@ -85,6 +87,7 @@ def attack(
         dropout=dropout,
         client=client,
         client_settings=tuple(client_set or ()),
+        defenses=tuple(defense or ()),
     )
     evidence, task = loading.load(words)
     observation = evidence.observation(task)

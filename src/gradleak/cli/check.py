@@ -12,6 +12,7 @@ from torch import Tensor
 from gradleak.cli import loading
 from gradleak.cli.clients import ClientName, ClientSettings
 from gradleak.cli.console import console, number, print_json
+from gradleak.cli.defenses import DefenseWords
 from gradleak.consistency import Consistency, check_consistency
 from gradleak.errors import BadInput, refuse
 from gradleak.evidence import Evidence
@@ -40,6 +41,7 @@ def check(
     batch_size: loading.BatchSize = None,
     client: ClientName = None,
     client_set: ClientSettings = None,
+    defense: DefenseWords = None,
     mode: loading.ModeName = None,
     dropout: loading.DropoutName = None,
     max_seconds: Annotated[float, typer.Option(help="Time for trying causes.")] = 60.0,
@@ -66,6 +68,7 @@ def check(
         dropout=dropout,
         client=client,
         client_settings=tuple(client_set or ()),
+        defenses=tuple(defense or ()),
     )
     evidence, task = loading.load(words)
     inputs, targets = _batch(data, indices, evidence, task.space)

@@ -1,5 +1,6 @@
 """The model that `--model` names: from a factory of the user's own, or from the zoo."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -8,13 +9,23 @@ from torch import Tensor, nn
 from gradleak.audits.by_name.defenses import with_built_in
 from gradleak.audits.by_name.models import model_named
 from gradleak.audits.by_name.references import failed, import_reference
+from gradleak.defenses import ChangesTask, Defense
+from gradleak.defenses.applying import changed_task
 from gradleak.errors import BadInput
-from gradleak.tasks import InputSpace
+from gradleak.tasks import InputSpace, Task
+from gradleak.tensorfiles import read_safetensors
 from gradleak.training.checkpoints import Checkpoint
 from gradleak.zoo.models import REFERENCE_MODELS, load_weights
 
 
-def load_model(reference: str, weights: Path | None, seed: int, space: InputSpace, num_classes: int) -> nn.Module:
+def load_model(
+    reference: str,
+    weights: Path | None,
+    seed: int,
+    space: InputSpace,
+    num_classes: int,
+    defenses: Sequence[Defense] = (),
+) -> nn.Module:
     """A model from the user's factory or from the zoo, with weights from a file if there is one.
 
     Args:
@@ -23,6 +34,8 @@ def load_model(reference: str, weights: Path | None, seed: int, space: InputSpac
         seed: seed of a zoo model's weights.
         space: gives the input shape of a zoo model.
         num_classes: number of classes of a zoo model.
+        defenses: those that are a part of the model are built in, unless it has them already; the weights may be
+            those from before or after.
 
     Returns:
         The model.
@@ -35,10 +48,25 @@ def load_model(reference: str, weights: Path | None, seed: int, space: InputSpac
         model = _from_factory(reference, fixed=weights is None)
     else:
         model = _from_zoo(reference, seed, space, num_classes)
-    return model if weights is None else load_weights(model, weights)
+    changed = _built_in(model, defenses, space, num_classes)
+    if weights is None:
+        return changed
+    names = read_safetensors(weights)[0].keys() if changed is not model else set[str]()
+    if names - model.state_dict().keys() and not names - changed.state_dict().keys():
+        return load_weights(changed, weights)
+    return _built_in(load_weights(model, weights), defenses, space, num_classes)
 
 
-def checkpointed_model(checkpoint: Checkpoint, weights: Path, space: InputSpace, num_classes: int) -> nn.Module:
+def _built_in(model: nn.Module, defenses: Sequence[Defense], space: InputSpace, num_classes: int) -> nn.Module:
+    """The model with the defenses that are a part of it; the model itself where there are none."""
+    if not any(isinstance(defense, ChangesTask) for defense in defenses):
+        return model
+    return changed_task(defenses, Task(model, space, num_classes)).model
+
+
+def checkpointed_model(
+    checkpoint: Checkpoint, weights: Path, space: InputSpace, num_classes: int, defenses: Sequence[Defense] = ()
+) -> nn.Module:
     """The model that a checkpoint says it is of, with its weights.
 
     Args:
@@ -46,6 +74,7 @@ def checkpointed_model(checkpoint: Checkpoint, weights: Path, space: InputSpace,
         weights: the file.
         space: gives the input shape of a zoo model.
         num_classes: number of classes of a zoo model.
+        defenses: those that are a part of the model are built in, unless it has them already.
 
     Returns:
         The model.
@@ -55,7 +84,8 @@ def checkpointed_model(checkpoint: Checkpoint, weights: Path, space: InputSpace,
     """
     name, settings = checkpoint.model.name, checkpoint.model.settings
     model = model_named(name, settings, shape=space.shape, num_classes=num_classes, seed=0)
-    return load_weights(with_built_in(model, checkpoint.model.defenses, space, num_classes), weights)
+    trained = load_weights(with_built_in(model, checkpoint.model.defenses, space, num_classes), weights)
+    return _built_in(trained, defenses, space, num_classes)
 
 
 def _from_zoo(name: str, seed: int, space: InputSpace, num_classes: int) -> nn.Module:

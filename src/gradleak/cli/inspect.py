@@ -11,6 +11,8 @@ from torch import Tensor
 
 from gradleak.cli import loading
 from gradleak.cli.console import console, facts_table, print_json
+from gradleak.cli.defenses import DefenseWords, defenses_from_words
+from gradleak.defenses import Defense
 from gradleak.errors import BadInput, refuse
 from gradleak.inspection import Finding, Inspection, inspect
 from gradleak.inspection.result import Verdict
@@ -33,6 +35,7 @@ def inspect_model(
     mean: loading.Mean = None,
     std: loading.Std = None,
     num_classes: loading.Classes = None,
+    defense: DefenseWords = None,
     data: Annotated[
         str | None, typer.Option(help="Real inputs: a name of list data, or a path. Bundled images by default.")
     ] = None,
@@ -44,12 +47,18 @@ def inspect_model(
     """Is a model twice differentiable? Where not, what does each attack do, and what may be replaced in an audit?
 
     Every kernel that runs on a real input is measured; no table of layer names is consulted. The model is not changed.
-    Without a checkpoint that says otherwise, inputs are 3,32,32 and classes 10.
+    Without a checkpoint that says otherwise, inputs are 3,32,32 and classes 10. A defense that is part of the model is
+    built in, and closed forms are tried on an update that went through all that are named.
     """
     problems: list[str] = []
     shape = loading.numbers("--input-shape", input_shape, int, problems)
     means = loading.numbers("--mean", mean, float, problems)
     stds = loading.numbers("--std", std, float, problems)
+    defenses: list[Defense] = []
+    try:
+        defenses = defenses_from_words(defense or ())
+    except BadInput as error:
+        problems += error.problems
     refuse(problems)
     checkpoint = loading.checkpoint_of(model, weights)
     stored = ImageSpace(_SHAPE) if checkpoint is None else checkpoint.input_space()
@@ -57,18 +66,18 @@ def inspect_model(
     assert space is not None  # there is always a shape
     if num_classes is None:
         num_classes = _CLASSES if checkpoint is None else checkpoint.num_classes
-    network = loading.model_of(model, weights, model_seed, checkpoint, space, num_classes)
+    network = loading.model_of(model, weights, model_seed, checkpoint, space, num_classes, defenses)
     task = Task(network, space, num_classes)
     name = data if data is not None else _bundled(space)
     inputs, targets = _batch(name, space, examples, seed) if name is not None else (None, None)
     if targets is not None:
         targets = targets % num_classes
     with loading.torch_threads(threads):
-        found = inspect(task, inputs, targets, seed=seed)
+        found = inspect(task, inputs, targets, defenses=defenses, seed=seed)
     if as_json:
-        print_json({"model": model, "data": name, **found.to_dict()})
+        print_json({"model": model, "data": name, "defenses": list(defense or ()), **found.to_dict()})
     else:
-        _print(model or str(weights), name, found)
+        _print(", ".join([model or str(weights), *(defense or ())]), name, found)
 
 
 def _bundled(space: InputSpace) -> str | None:

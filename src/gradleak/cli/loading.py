@@ -1,6 +1,6 @@
 """From the words on the command line to a task and an update; shared by `attack`, `check` and `inspect`."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,9 +12,11 @@ from torch import nn
 
 from gradleak import threads
 from gradleak.cli.clients import client_from_words, settings_of
+from gradleak.cli.defenses import defenses_from_words
 from gradleak.cli.factories import checkpointed_model, load_model
 from gradleak.clients import Client
 from gradleak.clients.stateless import DropoutChoice, Mode
+from gradleak.defenses import Defense
 from gradleak.errors import BadInput, refuse
 from gradleak.evidence import Evidence, load_update
 from gradleak.tasks import ImageSpace, InputSpace, TabularSpace, Task
@@ -64,6 +66,7 @@ class Words:
         dropout: `off`, `fixed_mask` or `random`.
         client: name of the client that made the update.
         client_settings: `key=value` each, in place of the client's own.
+        defenses: `Name key=value` each, in order, in place of the file's; empty leaves the file's.
     """
 
     update: Path
@@ -81,6 +84,7 @@ class Words:
     dropout: str | None = None
     client: str | None = None
     client_settings: tuple[str, ...] = ()
+    defenses: tuple[str, ...] = ()
 
 
 def load(words: Words) -> tuple[Evidence, Task]:
@@ -118,8 +122,13 @@ def load(words: Words) -> tuple[Evidence, Task]:
         named = None if words.client is None else client_from_words(words.client, settings, None)
     except BadInput as error:
         problems += error.problems
+    declared: list[Defense] | None = None
+    try:
+        declared = defenses_from_words(words.defenses) if words.defenses else None
+    except BadInput as error:
+        problems += error.problems
     refuse(problems)
-    evidence = _with_facts(_load_update(words, named), words, labels)
+    evidence = _with_facts(_load_update(words, named), words, labels, declared)
     client = named if named is not None else client_from_words(None, settings, evidence.client)
     if client is not evidence.client:
         evidence = replace(evidence, client=client, threat=replace(evidence.threat, client_known=True))
@@ -136,7 +145,8 @@ def load(words: Words) -> tuple[Evidence, Task]:
     refuse(problems)
     assert space is not None  # both are refused above; said again for the type checker
     assert num_classes is not None
-    model = model_of(words.model, words.weights, words.model_seed, checkpoint, space, num_classes)
+    built_in = evidence.defenses or ()
+    model = model_of(words.model, words.weights, words.model_seed, checkpoint, space, num_classes, built_in)
     return evidence, Task(model, space, num_classes)
 
 
@@ -159,14 +169,20 @@ def _load_update(words: Words, named: Client | None) -> Evidence:
 
 
 def model_of(
-    model: str | None, weights: Path | None, seed: int, checkpoint: Checkpoint | None, space: InputSpace, classes: int
+    model: str | None,
+    weights: Path | None,
+    seed: int,
+    checkpoint: Checkpoint | None,
+    space: InputSpace,
+    classes: int,
+    defenses: Sequence[Defense] = (),
 ) -> nn.Module:
     """The model that the command line names, or else the one that the checkpoint is of; see `load_model`."""
     if model is not None:
-        return load_model(model, weights, seed, space, classes)
+        return load_model(model, weights, seed, space, classes, defenses)
     assert checkpoint is not None  # refused by `checkpoint_of`; said again for the type checker
     assert weights is not None
-    return checkpointed_model(checkpoint, weights, space, classes)
+    return checkpointed_model(checkpoint, weights, space, classes, defenses)
 
 
 def checkpoint_of(model: str | None, weights: Path | None) -> Checkpoint | None:
@@ -221,8 +237,10 @@ def numbers(option: str, text: str | None, kind: type, problems: list[str]) -> t
         return None
 
 
-def _with_facts(evidence: Evidence, words: Words, labels: tuple[float, ...] | None) -> Evidence:
-    """Batch size and labels from the command line, which the attacker then holds."""
+def _with_facts(
+    evidence: Evidence, words: Words, labels: tuple[float, ...] | None, declared: Sequence[Defense] | None
+) -> Evidence:
+    """Batch size, labels and defenses from the command line, which the attacker then holds."""
     batch_size, targets, threat = evidence.batch_size, evidence.targets, evidence.threat
     if labels is not None:
         targets, threat = torch.tensor(labels, dtype=torch.long), replace(threat, labels_known=True)
@@ -231,7 +249,10 @@ def _with_facts(evidence: Evidence, words: Words, labels: tuple[float, ...] | No
         batch_size = words.batch_size
     if batch_size is not None:
         threat = replace(threat, batch_size_known=True)
-    return replace(evidence, batch_size=batch_size, targets=targets, threat=threat)
+    defenses = evidence.defenses
+    if declared is not None:
+        defenses, threat = tuple(declared), replace(threat, defense_known=True)
+    return replace(evidence, batch_size=batch_size, targets=targets, defenses=defenses, threat=threat)
 
 
 def input_space(

@@ -7,40 +7,28 @@ from torch import Tensor
 
 from gradleak.clients import ChecksBatch, Client, Gradient
 from gradleak.clients.settings import sent_state
-from gradleak.clients.stateless import dropout_layers
 from gradleak.consistency.comparison import (
     Cause,
-    Fit,
     Tensors,
-    compare,
     per_layer_errors,
 )
-from gradleak.consistency.hypotheses import Setting, with_option
-from gradleak.consistency.local_training import judged_with_unknown_order, order_spread
+from gradleak.consistency.hypotheses import Setting
+from gradleak.consistency.judging import Compared, judged
 from gradleak.consistency.naming import match_names
 from gradleak.consistency.precision import (
-    Recompute,
-    client_noise,
-    low_precision,
     other_inputs,
-    precision_of,
-    stated_noise,
-    unbiased,
-    with_noise,
 )
-from gradleak.consistency.residual import residual_causes
-from gradleak.consistency.scales import scale_cause, weights_sent
-from gradleak.consistency.search import Question, Search, search
-from gradleak.defenses import Defense, PrivateStep
-from gradleak.defenses.applying import defended, defense_problems
+from gradleak.consistency.private_draws import Believed
+from gradleak.consistency.recomputing import step_of
+from gradleak.consistency.search import Question
+from gradleak.defenses import Defense
+from gradleak.defenses.applying import changed_task, defense_problems
 from gradleak.errors import refuse
 from gradleak.evidence import Evidence
 from gradleak.tasks import Task
-from gradleak.updates import Update, UpdateKind, parted, update_problems
+from gradleak.updates import Update, update_problems
 
 NAN = float("nan")
-# Causes that show in the residual and that no other batch or setting would explain.
-_DEFENSES = frozenset({"noise", "signs"})
 
 
 @dataclass(frozen=True)
@@ -81,7 +69,8 @@ def check_consistency(
 
     Args:
         evidence: the update as it was captured.
-        task: the public task; its model holds the values from before the client's step.
+        task: the public task; its model holds the values from before the client's step. A defense that is a part of
+            the model is built in, unless the model has it already.
         inputs: the private inputs `[N, ...]` in the input space's own units.
         targets: class indices `[N]` or probabilities `[N, C]`.
         client: how the update is believed to be made; None takes the evidence's, or else a plain gradient in
@@ -102,7 +91,9 @@ def check_consistency(
     client = client if client is not None else Gradient(dropout="off")
     defenses = tuple(defenses or ())
     problems = task.space.problems(inputs) + task.target_problems(targets, len(inputs)) + client.problems(task)
-    problems += defense_problems(defenses, task)
+    unfit = defense_problems(defenses, task)
+    task = task if unfit else changed_task(defenses, task)
+    problems += unfit
     if not problems and isinstance(client, ChecksBatch):
         problems += client.batch_problems(len(inputs))
     state = sent_state(client, task.state())
@@ -111,7 +102,7 @@ def check_consistency(
 
     setting = Setting(client, state, task.encode(inputs), task.target_probabilities(targets))
     sign = 1 if client.kind == update.kind else -1
-    recompute = _recompute(task, defenses, sign, client.kind)
+    recompute = step_of(task, defenses, sign, client.kind)
     computed = recompute(setting)
     naming = match_names(update.tensors, computed, state)
     if update.is_empty or not naming.tensors:
@@ -120,20 +111,8 @@ def check_consistency(
     seen = targets if targets.dim() == 1 else targets.argmax(dim=1)
     comparable = client.kind == update.kind == "gradient"
     question = Question(task, setting, update, seen.cpu(), recompute, comparable)
-    return _verdict(question, computed, naming.causes, defenses, max_seconds)
-
-
-def _recompute(task: Task, defenses: Sequence[Defense], sign: int, kind: UpdateKind) -> Recompute:
-    """The deterministic part of the client's step and its defenses, turned to the update's kind by `sign`."""
-
-    def recompute(setting: Setting) -> dict[str, Tensor]:
-        sent = setting.client.bind(task, setting.state)(setting.variable, setting.probabilities)
-        tensors, _ = parted(sent, setting.state.parameters)
-        private = PrivateStep(task, setting.state, setting.variable, setting.probabilities)
-        tensors = defended(defenses, tensors, kind, step=private)
-        return {name: sign * tensor.detach() for name, tensor in tensors.items()}
-
-    return recompute
+    compared, causes = judged(question, Believed(task, inputs, targets, client, defenses), max_seconds)
+    return _told(compared, naming.causes, causes)
 
 
 def _nothing_to_compare(update: Update, causes: tuple[Cause, ...]) -> Consistency:
@@ -143,48 +122,20 @@ def _nothing_to_compare(update: Update, causes: tuple[Cause, ...]) -> Consistenc
     return Consistency(False, NAN, NAN, NAN, "nothing could be compared", {}, causes)
 
 
-def _verdict(
-    question: Question, computed: Tensors, naming: tuple[Cause, ...], defenses: Sequence[Defense], max_seconds: float
-) -> Consistency:
-    update, setting = question.update, question.setting
-    free_scale = setting.client.kind != update.kind
-    fit = compare(update.tensors, computed)
-    error = fit.scaled_error if free_scale and fit.scale > 0 else fit.relative_error
-    precision = precision_of(update.tensors, computed, question.task.dtype)
-    noise = stated_noise(computed, update, setting.client.kind, defenses)
-    noise = max(noise, client_noise(setting, question.task, computed, update))
-    # The error of rounding has a share along the update too, for which the scale stands.
-    only_rounded = fit.scaled_error <= precision.tolerance and abs(fit.scale - 1) <= precision.tolerance
-    within = error <= precision.tolerance or only_rounded
-    if not within and noise > 0:
-        precision = with_noise(precision, noise)
-        within = error <= precision.tolerance and unbiased(update.tensors, computed, noise)
-    order: Cause | None = None
-    if not within:
-        compared = {name: computed[name] for name in update.tensors}
-        spread = order_spread(setting, question.recompute, compared)
-        if spread:
-            power = other_inputs(setting, question.recompute, compared)
-            precision, within, order = judged_with_unknown_order(precision, setting.client, fit, spread, power)
-    hopeless = order is not None and order.name == "unknown_order"
-    causes: tuple[Cause, ...] = ()
-    if not within and not hopeless:
-        causes = tuple(_causes(question, computed, fit, min(precision.tolerance, 0.5), max_seconds))
-    causes = causes if order is None else (order, *causes)
-    if not within and not any(cause.proven or cause.name in _DEFENSES for cause in causes):
-        compared = {name: computed[name] for name in update.tensors}
-        arithmetic = low_precision(setting, question.recompute, compared, error)
-        if arithmetic is not None:
-            precision, within, causes = arithmetic, True, ()
-    if within:
-        precision = replace(precision, statement=precision.statement + _power(question, computed))
-    if within and free_scale:
+def _told(compared: Compared, naming: tuple[Cause, ...], causes: tuple[Cause, ...]) -> Consistency:
+    """The verdict in words."""
+    question, computed, fit, precision = compared.question, compared.computed, compared.fit, compared.precision
+    update = question.update
+    free_scale = question.setting.client.kind != update.kind
+    if compared.within and "other inputs" not in precision.statement:
+        precision = replace(precision, statement=precision.statement + power(question, computed))
+    if compared.within and free_scale:
         note = f"; the learning rate is not known, and {fit.scale:.4g} fits as that of one plain SGD step"
         precision = replace(precision, statement=precision.statement + note)
     layers = computed if not free_scale or fit.scale <= 0 else {name: fit.scale * g for name, g in computed.items()}
     return Consistency(
-        within and not naming,
-        error,
+        compared.within and not naming,
+        compared.error,
         fit.scale,
         precision.tolerance,
         precision.statement,
@@ -193,69 +144,8 @@ def _verdict(
     )
 
 
-def _causes(question: Question, computed: Tensors, fit: Fit, tolerance: float, max_seconds: float) -> list[Cause]:
-    """Why the update differs: what is proven if anything is, else everything that is likely."""
-    update, setting = question.update, question.setting
-    sent = weights_sent(update.tensors, setting.state, computed, tolerance)
-    if sent is not None:
-        return [sent]
-    if fit.scaled_error > tolerance:
-        residual = list(residual_causes(update.tensors, computed, setting.state.parameters, tolerance))
-        if any(cause.proven for cause in residual):
-            return residual
-    else:
-        residual = []
-    found = search(question, fit, tolerance, max_seconds)
-    best = found.best
-    if best.fit.scaled_error <= tolerance:
-        error = best.fit.scaled_error
-        causes = [Cause(part.name, part.explanation, error, proven=True) for part in best.parts]
-        scale = scale_cause(best.fit, len(setting.variable), update, setting.client, tolerance)
-        return causes + ([scale] if scale is not None else [])
-    # Only now: with few tensors a wrong setting may leave a difference that looks like noise.
-    if any(cause.name in _DEFENSES for cause in residual):
-        return [cause for cause in residual if cause.name in _DEFENSES]
-    return residual + _dropout_suspicion(question, computed, fit) + [_unexplained(question, computed, found)]
-
-
-def _power(question: Question, computed: Tensors) -> str:
+def power(question: Question, computed: Tensors) -> str:
     """How far the same batch with its images turned around would be, which tells what agreement is worth."""
     compared = {name: computed[name] for name in question.update.tensors}
     error = other_inputs(question.setting, question.recompute, compared)
     return f"; other inputs with the same labels would differ by {error:.1g}"
-
-
-def _dropout_suspicion(question: Question, computed: Tensors, fit: Fit) -> list[Cause]:
-    """Random masks cannot be recomputed, but they make differences of a certain size."""
-    layers = dropout_layers(question.task.model)
-    masked = with_option(question.setting.client, "dropout", "fixed_mask")
-    if not layers or masked is None:
-        return []
-    sizes: list[float] = []
-    for seed in range(4):
-        client = with_option(masked, "dropout_seed", seed) or masked
-        other = question.recompute(replace(question.setting, client=client))
-        sizes.append(compare(computed, other).relative_error)
-    if max(sizes) > 0 and not 0.2 * min(sizes) <= fit.scaled_error <= 3 * max(sizes):
-        return []
-    zeros = sum(int(((tensor == 0) & (computed[name] != 0)).sum()) for name, tensor in question.update.tensors.items())
-    why = (
-        f"the layers {', '.join(layers)} draw random dropout masks; masks of other seeds change the update by "
-        f"{min(sizes):.2g} to {max(sizes):.2g}, and {zeros} of its entries are zero that should not be"
-    )
-    advice = "switch dropout off on the client, or fix its masks"
-    return [Cause("dropout", f"{why}: probably active on the client; {advice}", NAN, proven=False)]
-
-
-def _unexplained(question: Question, computed: Tensors, found: Search) -> Cause:
-    tensors = question.update.tensors
-    fits = {name: compare({name: tensor}, computed).scaled_error for name, tensor in tensors.items()}
-    nearest, farthest = min(fits, key=fits.__getitem__), max(fits, key=fits.__getitem__)
-    best = found.best
-    closest = f"{best.parts[0].name!r}" if best.parts else "none of them, with a free scale,"
-    why = (
-        f"nothing that was tried fits ({found.tried} recomputations{'' if found.complete else ', time ran out'}; "
-        f"closest: {closest} at {best.fit.scaled_error:.2g}; {nearest} differs least, {farthest} most): other weights "
-        "or buffers than the client's, another batch, or an augmentation; give the file of weights from that step"
-    )
-    return Cause("different_weights", why, best.fit.scaled_error, proven=False)

@@ -92,7 +92,7 @@ def stated_noise(computed: Tensors, update: Update, kind: UpdateKind, defenses: 
 
 def client_noise(setting: Setting, task: Task, computed: Tensors, update: Update) -> float:
     """Size relative to the update of the noise that the client adds itself, as DP-SGD does; 0 for others."""
-    if not _adds_noise(setting.client):
+    if not adds_noise(setting.client):
         return 0.0
     h, largest = flat(update.tensors, update.tensors), 0.0
     for seed in range(_DRAWS):
@@ -102,9 +102,10 @@ def client_noise(setting: Setting, task: Task, computed: Tensors, update: Update
     return largest
 
 
-def _adds_noise(client: Client) -> bool:
+def adds_noise(client: Client) -> bool:
+    """Whether a client adds noise of its own to what it sends."""
     if isinstance(client, Aggregate):
-        return any(map(_adds_noise, client.clients))
+        return any(map(adds_noise, client.clients))
     return isinstance(client, DPSGD) and client.noise_multiplier > 0
 
 

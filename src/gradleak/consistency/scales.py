@@ -65,6 +65,23 @@ def scale_cause(fit: Fit, count: int, update: Update, client: Client, tolerance:
     return Cause(name, why, fit.scaled_error, proven=True)
 
 
+def common_factors(count: int) -> list[tuple[float, str, str]]:
+    """Factors of frequent mistakes, each with the cause's name and words.
+
+    Args:
+        count: number of examples N.
+
+    Returns:
+        What an update was multiplied by, the name, and what it is and what to do.
+    """
+    factors = [(-1.0, "sign", "the sign is wrong (factor -1); multiply by -1")]
+    if count > 1:
+        summed = f"the loss is summed over the {count} examples, not averaged; divide by {count}"
+        twice = f"divided by the batch size twice (1/{count}); multiply by {count}"
+        factors += [(float(count), "sum", summed), (1.0 / count, "averaged_twice", twice)]
+    return factors
+
+
 def weights_sent(observed: Tensors, state: ModelState, computed: Tensors, tolerance: float) -> Cause | None:
     """Whether the tensors are the weights after the step instead of their change.
 

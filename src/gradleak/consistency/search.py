@@ -54,6 +54,7 @@ class Question:
         seen: class indices `[N]` that are believed.
         recompute: from a setting to the update that it would give.
         comparable: whether the update is the gradient of a mean loss, from which labels can be solved.
+        scaled: whether an explanation may leave a factor open; not where what is recomputed depends on the update.
     """
 
     task: Task
@@ -62,6 +63,12 @@ class Question:
     seen: Tensor
     recompute: Recompute
     comparable: bool
+    scaled: bool = True
+
+    def fit(self, computed: Tensors) -> Fit:
+        """Compare the update with a recomputed one."""
+        found = compare(self.update.tensors, computed)
+        return found if self.scaled else Fit(found.relative_error, 1.0, found.relative_error)
 
 
 def search(question: Question, believed: Fit, tolerance: float, max_seconds: float) -> Search:
@@ -83,7 +90,7 @@ def search(question: Question, believed: Fit, tolerance: float, max_seconds: flo
     for parts, setting in _candidates(question, believed.scale):
         if time.monotonic() - began > max_seconds:
             return Search(best, tried, complete=False)
-        fit = compare(question.update.tensors, question.recompute(setting))
+        fit = question.fit(question.recompute(setting))
         tried += 1
         if fit.scaled_error < best.fit.scaled_error:
             best = Explanation(parts, fit)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from gradleak.bottleneck import auxiliary_loss
 from gradleak.clients.stateless import Mode, stateless_copy
 from gradleak.tasks import Task
 
@@ -84,8 +85,10 @@ class Bound:
         return self.probe.task.space.forward(self.module, {**weights, **constants}, variable)
 
     def loss(self, weights: Mapping[str, Tensor], variable: Tensor) -> Tensor:
-        """The task's loss."""
-        return self.probe.task.loss(self.outputs(weights, variable), self.probe.targets)
+        """The task's loss, with what the model's bottlenecks add."""
+        value = self.probe.task.loss(self.outputs(weights, variable), self.probe.targets)
+        added = auxiliary_loss(self.module)
+        return value if added is None else value + added
 
     def update(self, variable: Tensor, *, create_graph: bool = False) -> list[Tensor]:
         """Gradients by the weights, zeros where there is none."""

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from gradleak.clients.stateless import Mode
+from gradleak.defenses import Defense
+from gradleak.defenses.applying import changed_task, defense_problems
 from gradleak.errors import BadInput, refuse
 from gradleak.inspection.bound import Bound, Probe
 from gradleak.inspection.conditions import read_conditions, read_parameters
@@ -34,6 +36,7 @@ def inspect(
     *,
     space: InputSpace | None = None,
     num_classes: int | None = None,
+    defenses: Sequence[Defense] = (),
     seconds: float = 1.0,
     seed: int = 0,
 ) -> Inspection:
@@ -48,6 +51,8 @@ def inspect(
         targets: their classes `[N]` or probabilities `[N, C]`; seeded random classes if None.
         space: what an input is, with a model.
         num_classes: number of classes, with a model.
+        defenses: of the client, in order. Those that are a part of the model are built in, and closed forms are tried
+            on an update that went through all of them, by an attacker who knows them.
         seconds: time for each closed form that is tried.
         seed: of the directions of all probes, and of inputs and targets that were not given.
 
@@ -55,9 +60,12 @@ def inspect(
         The inspection.
 
     Raises:
-        BadInput: when a model comes without space or classes, inputs or targets do not fit, or it does not run.
+        BadInput: when a model comes without space or classes, inputs, targets or defenses do not fit, or it does not
+            run.
     """
     task = _own_task(task_or_model, space, num_classes)
+    refuse(defense_problems(defenses, task))
+    task = changed_task(defenses, task)
     given = inputs is not None
     inputs = _inputs(task, seed) if inputs is None else inputs
     targets = _targets(task, len(inputs), seed) if targets is None else targets
@@ -67,10 +75,11 @@ def inspect(
     # Dropout draws from the global stream, which is left as it was.
     with torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(seed)
-        return _inspect(probe, f"{len(inputs)} {'given inputs' if given else 'random inputs'}", seconds, seed)
+        words = f"{len(inputs)} {'given inputs' if given else 'random inputs'}"
+        return _inspect(probe, words, tuple(defenses), seconds, seed)
 
 
-def _inspect(probe: Probe, words: str, seconds: float, seed: int) -> Inspection:
+def _inspect(probe: Probe, words: str, defenses: tuple[Defense, ...], seconds: float, seed: int) -> Inspection:
     records = _records(probe)
     parameters = read_parameters(probe)
     conditions = read_conditions(probe, records)
@@ -84,7 +93,7 @@ def _inspect(probe: Probe, words: str, seconds: float, seed: int) -> Inspection:
         derivatives,
         parameters,
         conditions,
-        routes(probe, found, derivatives, verdict, seconds),
+        routes(probe, found, derivatives, verdict, defenses, seconds, seed),
         replacements(probe, found, derivatives, conditions),
         words,
     )

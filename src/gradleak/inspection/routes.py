@@ -1,17 +1,22 @@
 """What each attack does with a model of these findings, and what may be replaced in an audit of it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
 
-from gradleak.attacks import CLOSED_FORMS, Attack, residual_peeling
+from gradleak.attacks import CLOSED_FORMS, Attack, precode_inversion, residual_peeling
+from gradleak.bottleneck import bottlenecks
 from gradleak.clients import Gradient
+from gradleak.defenses import Defense, PrivateStep
+from gradleak.defenses.applying import changed_batch, defended
 from gradleak.errors import BadInput
 from gradleak.inspection.bound import Probe
 from gradleak.inspection.findings import BENDING
 from gradleak.inspection.probing import first_line
 from gradleak.inspection.result import Conditions, Derivatives, Finding, Replacement, Route, Verdict
+from gradleak.seeds import stage_generator
 from gradleak.threat import Observation
 from gradleak.updates import Update
 
@@ -20,7 +25,13 @@ _MASKED = frozenset({"relu", "leaky_relu", "threshold", "clamp_min", "max_pool2d
 
 
 def routes(
-    probe: Probe, found: Sequence[Finding], derivatives: Derivatives, verdict: Verdict, seconds: float
+    probe: Probe,
+    found: Sequence[Finding],
+    derivatives: Derivatives,
+    verdict: Verdict,
+    defenses: tuple[Defense, ...],
+    seconds: float,
+    seed: int,
 ) -> tuple[Route, ...]:
     """What each attack does: closed forms are tried on a simulated update, searches follow from the findings.
 
@@ -29,12 +40,25 @@ def routes(
         found: the findings.
         derivatives: numerical checks.
         verdict: the model's verdict.
+        defenses: of the client, in order.
         seconds: for each closed form.
+        seed: of the private randomness of client and defenses.
 
     Returns:
         Searches, then closed forms.
     """
-    return (*_searches(found, derivatives, verdict), *_tried(probe, seconds))
+    searches = _searches(found, derivatives, verdict)
+    if bottlenecks(probe.task.model):
+        searches = [_without_the_noise(route) for route in searches]
+    return (*searches, *_tried(probe, defenses, seconds, seed))
+
+
+def _without_the_noise(route: Route) -> Route:
+    """A search of a model with a latent variable, which simulates an update that nobody sent."""
+    if route.works is False:
+        return route
+    why = f"{route.why}; but without the latent noise, which the client draws anew: use auto or precode_inversion"
+    return replace(route, works=None, why=why)
 
 
 def _searches(found: Sequence[Finding], derivatives: Derivatives, verdict: Verdict) -> list[Route]:
@@ -96,40 +120,47 @@ def _searches(found: Sequence[Finding], derivatives: Derivatives, verdict: Verdi
     ]
 
 
-def _tried(probe: Probe, seconds: float) -> list[Route]:
+def _tried(probe: Probe, defenses: tuple[Defense, ...], seconds: float, seed: int) -> list[Route]:
     """Closed forms and peeling on the simulated update of the first example, or else on that of the whole batch."""
-    single = _observation(probe, 1)
-    batch = _observation(probe, len(probe.variable)) if len(probe.variable) > 1 else None
+    single = _observation(probe, 1, defenses, seed)
+    batch = _observation(probe, len(probe.variable), defenses, seed) if len(probe.variable) > 1 else None
     tried: list[Route] = []
-    for factory in (*CLOSED_FORMS, residual_peeling):
+    latent = (precode_inversion,) if bottlenecks(probe.task.model) else ()
+    for factory in (*CLOSED_FORMS, residual_peeling, *latent):
         attack = factory(max_seconds=seconds)
         answer = _try(attack, single)
         size = "1 example"
-        if not answer[0] and batch is not None and (again := _try(attack, batch))[0]:
+        if answer[0] is False and batch is not None and (again := _try(attack, batch))[0] is not False:
             answer, size = again, f"{len(probe.variable)} examples"
-        why = f"applies ({size}): {answer[1]}" if answer[0] else answer[1]
+        begins = {True: f"applies ({size}): ", None: f"applies ({size}), but misses the defended update: ", False: ""}
+        why = begins[answer[0]] + answer[1]
         tried.append(Route(attack.name, answer[0], why))
-    return sorted(tried, key=lambda route: not route.works)
+    return sorted(tried, key=lambda route: (True, None, False).index(route.works))
 
 
-def _try(attack: Attack, observation: Observation) -> tuple[bool, str]:
+def _try(attack: Attack, observation: Observation) -> tuple[bool | None, str]:
+    """Whether an attack applies, None where it does but misses the update that defenses left; and its words."""
     try:
         found = attack(observation, seed=0)
     # From the model's own backward pass, or from a model that insists on its precision where an attack needs float64.
     except (RuntimeError, BadInput) as error:
         return False, f"ends with an error: {first_line(error)}"
+    if observation.defenses and found.status in {"budget", "nonfinite"}:
+        return None, found.message
     return found.status != "not_applicable", found.message
 
 
-def _observation(probe: Probe, count: int) -> Observation:
-    """The update of the first examples, as an attacker of the plainest kind sees it."""
+def _observation(probe: Probe, count: int, defenses: tuple[Defense, ...], seed: int) -> Observation:
+    """The update of the first examples, as an attacker who knows the defenses sees it."""
     client = Gradient(dropout="off")
-    state = probe.task.state()
+    task, state = probe.task, probe.task.state()
+    step = client.bind(task, state, stage_generator(seed, "client"))  # with the noise of bottlenecks
     with torch.no_grad():
-        tensors = client.bind(probe.task, state)(probe.variable[:count], probe.targets[:count])
-    return Observation(
-        probe.task, state, Update(tensors, kind="gradient"), client=client, defenses=(), batch_size=count
-    )
+        batch = changed_batch(defenses, probe.variable[:count], probe.targets[:count], task.space, seed)
+        tensors = step(*batch)
+    private = PrivateStep(task, state, *batch)
+    tensors = defended(defenses, tensors, client.kind, step=private, seed=seed)
+    return Observation(task, state, Update(tensors, client.kind), client=client, defenses=defenses, batch_size=count)
 
 
 def replacements(
@@ -190,7 +221,13 @@ def replacements(
             "say the mode instead: clients.Gradient(mode='eval' or 'train')",
         ),
         (
-            bool(conditions.dropout) or bool(conditions.random),
+            bool(bottlenecks(probe.task.model)),
+            "latent noise -> none",
+            False,
+            "the client draws it anew at every step: it is an unknown of the attack, see precode_inversion",
+        ),
+        (
+            bool(conditions.dropout) or (bool(conditions.random) and not bottlenecks(probe.task.model)),
             "switching dropout off",
             False,
             "unless the client trained without: clients.Gradient(dropout='off' or 'fixed_mask')",
