@@ -1,0 +1,1 @@
+"""What nobody can do better than, and what an update provably determines."""
