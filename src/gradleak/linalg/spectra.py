@@ -121,17 +121,14 @@ def block_lanczos(
     image = product(basis)
     block = image
     for _ in range(rounds - 1):
-        # Twice, since once leaves rounding of the size of what was taken away.
-        for _ in range(2):
-            block = block - basis @ (basis.T @ block)
-        block = torch.linalg.qr(block).Q
-        if basis.shape[1] + block.shape[1] > size:
-            block = block[:, : size - basis.shape[1]]
+        block = block[:, : size - basis.shape[1]]
         if not block.shape[1]:
             break
-        basis = torch.linalg.qr(torch.cat([basis, block], dim=1)).Q
-        new = product(basis[:, image.shape[1] :])
-        image, block = torch.cat([image, new], dim=1), new
+        # Twice, since once leaves rounding of the size of what was taken away.
+        for _ in range(2):
+            block = torch.linalg.qr(block - basis @ (basis.T @ block)).Q
+        basis, block = torch.cat([basis, block], dim=1), product(block)
+        image = torch.cat([image, block], dim=1)
     small = basis.T @ image
     squares, rotation = torch.linalg.eigh((small + small.T) / 2)
     squares, rotation = squares.flip(0)[:width].clamp(min=0), rotation.flip(1)[:, :width]

@@ -29,6 +29,14 @@ class _Part:
     size: int
     bases: tuple[Tensor, Tensor] | None = None
 
+    @property
+    def length(self) -> int:
+        """Rows after."""
+        if self.bases is None:
+            return self.size
+        left, right = self.bases
+        return left.shape[1] * (len(left) + len(right))
+
     def reduced(self, rows: Tensor) -> Tensor:
         """From `[size, k]` to `[fewer, k]`."""
         if self.bases is None:
@@ -77,19 +85,22 @@ class TangentRows:
     @property
     def size(self) -> int:
         """Rows after."""
-        total = 0
-        for part in self.parts:
-            if part.bases is None:
-                total += part.size
-            else:
-                (height, rank), width = part.bases[0].shape, len(part.bases[1])
-                total += rank * (height + width)
-        return total
+        return sum(part.length for part in self.parts)
 
     def __call__(self, rows: Tensor) -> Tensor:
         """`[P, k]` to `[size, k]`."""
         sizes = [part.size for part in self.parts]
         return torch.cat([part.reduced(own) for part, own in zip(self.parts, rows.split(sizes), strict=True)])
+
+    def scales(self, scales: Tensor) -> Tensor:
+        """What multiplies the rows after, `[size]`, for rows before that are multiplied by `scales` `[P]`."""
+        sizes = [part.size for part in self.parts]
+        return torch.cat(
+            [
+                own if part.bases is None else own[:1].expand(part.length)
+                for part, own in zip(self.parts, scales.split(sizes), strict=True)
+            ]
+        )
 
     def without_losses(self, rows: Tensor) -> "TangentRows":
         """The map that keeps whole those parts for which some derivative leaves the tangent space.

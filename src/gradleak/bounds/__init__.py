@@ -1,0 +1,6 @@
+"""Bounds: what nobody of a stated class can do better than. They see the private batch, and attacks never see them."""
+
+from gradleak.bounds.information import FisherInformation
+from gradleak.bounds.leakage_bound import LeakageBound, leakage_bound
+
+__all__ = ["FisherInformation", "LeakageBound", "leakage_bound"]
