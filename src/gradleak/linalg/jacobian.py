@@ -1,5 +1,7 @@
 """The Jacobian of a function between flat vectors, without storing it."""
 
+import functools
+import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal
 
@@ -35,6 +37,7 @@ class JacobianOperator:
         chunk: int | None = None,
         randomness: Literal["error", "same"] = "error",
     ) -> None:
+        _load_forward_mode()
         self.function = function
         self.at = at.detach()
         with torch.no_grad():
@@ -58,12 +61,12 @@ class JacobianOperator:
     def matmat(self, vectors: Tensor) -> Tensor:
         """`J V` for V `[d, k]`, gives `[P, k]`."""
         each = torch.vmap(self.matvec, in_dims=1, out_dims=1, randomness=self._randomness)
-        return torch.cat([each(block) for block in vectors.split(self.chunk, dim=1)], dim=1)
+        return _joined([each(block) for block in vectors.split(self.chunk, dim=1)])
 
     def rmatmat(self, cotangents: Tensor) -> Tensor:
         """`J^T U` for U `[P, k]`, gives `[d, k]`."""
         each = torch.vmap(self.rmatvec, in_dims=1, out_dims=1, randomness=self._randomness)
-        return torch.cat([each(block) for block in cotangents.split(self.chunk, dim=1)], dim=1)
+        return _joined([each(block) for block in cotangents.split(self.chunk, dim=1)])
 
     def columns(self) -> Iterator[tuple[slice, Tensor]]:
         """The columns of J in blocks, each with its place: `(slice, [P, block])`."""
@@ -118,3 +121,16 @@ class JacobianOperator:
             matmat=lambda v: self.matmat(on(v)).cpu().double().numpy(),  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
             rmatmat=lambda u: self.rmatmat(on(u)).cpu().double().numpy(),  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
         )
+
+
+@functools.cache
+def _load_forward_mode() -> None:
+    """The first use of forward mode in a process makes torch script its own rules, of which torch itself then warns."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.func.jvp(torch.tanh, (torch.zeros(1),), (torch.zeros(1),))
+
+
+def _joined(blocks: list[Tensor]) -> Tensor:
+    # `vmap` lays each product out in one piece, and a single block needs no transposed copy.
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
