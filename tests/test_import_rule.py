@@ -54,7 +54,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
         }
     ),
     "scoring": frozenset({"errors", "seeds", "tasks", "captures", "reconstructions"}),
-    "bounds": frozenset({"errors", "seeds", "tasks", "updates", "clients", "defenses", "linalg"}),
+    # Bounds see the private batch, as `captures` does; nothing but audits and the command line may see them.
+    "bounds": frozenset({"errors", "seeds", "tasks", "updates", "clients", "defenses", "threat", "captures", "linalg"}),
     # Evidence against the true batch: it sees both sides, as `captures` does, and is no attack.
     "consistency": frozenset(
         {
@@ -257,6 +258,10 @@ def test_the_table_has_no_circle() -> None:
 def test_attacks_and_truth_are_on_two_sides_of_the_wall() -> None:
     assert not MAY_IMPORT["attacks"] & {"captures", "scoring", "bounds", "audits", "zoo", "cli"}
     assert "attacks" not in MAY_IMPORT["scoring"]
+
+
+def test_only_audits_and_the_command_line_see_bounds() -> None:
+    assert [room for room, others in MAY_IMPORT.items() if "bounds" in others] == []
 
 
 KNOWN = {"gradleak", "gradleak.captures", "gradleak.attacks", "gradleak.attacks.labels", "gradleak.errors"}

@@ -14,6 +14,7 @@ from gradleak.updates import Update
 
 if TYPE_CHECKING:
     from gradleak.audits.audit import audit
+    from gradleak.bounds import LeakageBound, leakage_bound
     from gradleak.training.train import train
 
 __version__ = "0.1.0"
@@ -22,6 +23,7 @@ __all__ = [
     "BadInput",
     "ImageSpace",
     "Inspection",
+    "LeakageBound",
     "Observation",
     "Reconstruction",
     "Scores",
@@ -37,6 +39,7 @@ __all__ = [
     "clients",
     "defenses",
     "inspect",
+    "leakage_bound",
     "score",
     "train",
 ]
@@ -53,4 +56,8 @@ def __getattr__(name: str) -> Any:
         from gradleak.training.train import train
 
         return train
+    if name in {"LeakageBound", "leakage_bound"}:
+        from gradleak import bounds
+
+        return getattr(bounds, name)
     raise AttributeError(f"module 'gradleak' has no attribute {name!r}")

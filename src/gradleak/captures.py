@@ -66,22 +66,12 @@ def capture(
     """
     client = client if client is not None else Gradient()
     threat = threat if threat is not None else ThreatModel()
-    problems = defense_problems(defenses, task)
-    if not problems:
-        task = changed_task(defenses, task)
-    problems += task.space.problems(inputs) + task.target_problems(targets, len(inputs)) + client.problems(task)
-    if not problems and isinstance(client, ChecksBatch):
-        problems += client.batch_problems(len(inputs))
-    if not problems:
-        problems += statistics_problems(client, task, len(inputs))
+    task, problems = admitted(task, inputs, targets, client, defenses)
     refuse(problems)
 
-    state = task.state()
     # The order of local batches is drawn first, so that it can be given to an attacker who is allowed to know it.
-    acting = client
-    if isinstance(client, DrawsOrder):
-        acting = client.with_order(len(inputs), stage_generator(seed, "client/order"))
-    state = sent_state(client, state)
+    acting = in_drawn_order(client, len(inputs), seed)
+    state = sent_state(client, task.state())
     step = acting.bind(task, state, stage_generator(seed, "client"))
     variable, probabilities = changed_batch(
         defenses, task.encode(inputs), task.target_probabilities(targets), task.space, seed
@@ -107,6 +97,39 @@ def capture(
         targets=targets.detach().clone() if threat.labels_known else None,
     )
     return observation, Truth(inputs.detach().clone(), targets.detach().clone(), task.space)
+
+
+def admitted(
+    task: Task, inputs: Tensor, targets: Tensor, client: Client, defenses: Sequence[Defense]
+) -> tuple[Task, list[str]]:
+    """The door: whether this client can make an update of this batch under these defenses.
+
+    Args:
+        task: the public task.
+        inputs: private inputs `[N, ...]` in the input space's own units.
+        targets: class indices `[N]`, or probabilities `[N, C]`.
+        client: how the update is made.
+        defenses: in order.
+
+    Returns:
+        The task with every defense that is a part of the model built in, and everything that is wrong, one line each.
+    """
+    problems = defense_problems(defenses, task)
+    if not problems:
+        task = changed_task(defenses, task)
+    problems += task.space.problems(inputs) + task.target_problems(targets, len(inputs)) + client.problems(task)
+    if not problems and isinstance(client, ChecksBatch):
+        problems += client.batch_problems(len(inputs))
+    if not problems:
+        problems += statistics_problems(client, task, len(inputs))
+    return task, problems
+
+
+def in_drawn_order(client: Client, count: int, seed: int) -> Client:
+    """The client with the order in which it goes through `count` examples under a seed, if it has one."""
+    if not isinstance(client, DrawsOrder):
+        return client
+    return client.with_order(count, stage_generator(seed, "client/order"))
 
 
 def _emptied(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[str]:
