@@ -7,10 +7,13 @@ from typing import Annotated, Any
 import typer
 
 from gradleak.bounds import ReconstructionRobustness, robustness_curve, uniform_prior_hit_rate
-from gradleak.bounds.reconstruction_robustness import prior_problems, setting_problems
-from gradleak.cli.console import console, facts_table, number, print_json
+from gradleak.bounds.robustness_terms import prior_problems, setting_problems
+from gradleak.cli.console import console, errors, facts_table, number, print_json
 from gradleak.cli.loading import AsJson
 from gradleak.errors import BadInput, refuse
+
+# Draws times steps that take about half a minute, from which on a word is said before.
+_LONG = 500_000_000
 
 
 def bound_dp(
@@ -41,6 +44,9 @@ def bound_dp(
     problems += prior_problems(priors) if priors else []
     problems += setting_problems(noise_multiplier, sampling_rate, steps, delta, draws, confidence)
     refuse(_as_option(problem) for problem in problems)
+    if sampling_rate < 1 and not participation_known and draws * steps > _LONG:
+        minutes = draws * steps / _LONG / 2
+        errors.print(f"simulating {draws} draws of {steps} steps, about {minutes:.0f} min; --draws 10000 is quicker")
     found = robustness_curve(
         priors,
         noise_multiplier=noise_multiplier,
