@@ -165,6 +165,17 @@ def test_a_curve_is_its_points_and_a_seed_its_bits() -> None:
     assert curve[1] != robustness(0.1, **words, seed=4)
 
 
+@pytest.mark.parametrize("prior", [1e-300, 0.5, 1 - 1e-12])
+@pytest.mark.parametrize("noise", [1e-8, 1e-3, 1e8])
+@pytest.mark.parametrize("rate", [1e-9, 1 - 1e-15, 1.0])
+@pytest.mark.usefixtures("without_accountant")
+def test_extreme_settings_overflow_nowhere(prior: float, noise: float, rate: float) -> None:
+    found = robustness(prior, noise_multiplier=noise, sampling_rate=rate, steps=50, draws=1000)
+    assert prior <= found.bound <= 1
+    assert prior <= found.interval[0] <= found.interval[1] <= 1
+    assert found.bound == found.routes[found.route]
+
+
 # ---- attackers ---------------------------------------------------------------------------------------------------
 
 
@@ -300,6 +311,8 @@ def test_everything_wrong_is_named_at_once() -> None:
     assert all("\n" not in problem and "; " in problem for problem in caught.value.problems)
     with pytest.raises(gl.BadInput, match="noise_multiplier: expected at least 0, got nan"):
         robustness(0.1, noise_multiplier=math.nan, steps=1)
+    with pytest.raises(gl.BadInput, match="noise_multiplier: expected 1e-08 to 100000000.0"):
+        robustness(0.1, noise_multiplier=1e-200, steps=1)
     with pytest.raises(gl.BadInput, match="sampling_rate: expected a number in"):
         robustness(0.1, noise_multiplier=1.0, sampling_rate=0.0, steps=1)
     with pytest.raises(gl.BadInput, match="at least one hit rate, got none"):

@@ -84,7 +84,7 @@ def reconstruction_robustness(
 
     Args:
         prior: kappa in (0, 1), the success rate of the best guess without any update.
-        noise_multiplier: sigma, at least 0; the noise has the standard deviation sigma C.
+        noise_multiplier: sigma, 0, 1e-8 to 1e8, or infinity; the noise has the standard deviation sigma C.
         steps: T, at least 1, which the attacker sees.
         sampling_rate: q in (0, 1], with which the record takes part in a step; 1 for full batches, and together with
             `steps` as the number of epochs for batches that are shuffled rather than sampled.

@@ -1,8 +1,12 @@
 """The terms of a bound on reconstruction: what it assumes, and which settings it takes."""
 
+import math
 from collections.abc import Sequence
 
 ADJACENCY = "one record added or removed (its clipped gradient moves the sum by at most the clipping norm C)"
+
+# Beyond these nothing but rounding would differ from no noise at all and from infinite noise.
+_LEAST_NOISE, _MOST_NOISE = 1e-8, 1e8
 
 
 def assumptions(sampling_rate: float, participation_known: bool) -> tuple[str, ...]:
@@ -46,6 +50,11 @@ def setting_problems(
     problems: list[str] = []
     if not noise_multiplier >= 0:
         problems.append(f"noise_multiplier: expected at least 0, got {noise_multiplier}; 0 is none")
+    elif not _LEAST_NOISE <= noise_multiplier <= _MOST_NOISE and noise_multiplier not in {0, math.inf}:
+        problems.append(
+            f"noise_multiplier: expected {_LEAST_NOISE} to {_MOST_NOISE}, 0 or infinity, got {noise_multiplier}; "
+            "its square leaves the range of numbers"
+        )
     if not 0 < sampling_rate <= 1:
         problems.append(f"sampling_rate: expected a number in (0, 1], got {sampling_rate}; 1 is full batches")
     if not steps >= 1 or steps != int(steps):
