@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from gradleak import attacks, clients, defenses
+from gradleak import attacks, bounds, clients, defenses
 from gradleak.captures import Truth, capture
 from gradleak.errors import BadInput
 from gradleak.inspection import Inspection, inspect
@@ -35,6 +35,7 @@ __all__ = [
     "__version__",
     "attacks",
     "audit",
+    "bounds",
     "capture",
     "clients",
     "defenses",

@@ -10,6 +10,7 @@ import typer
 from gradleak.cli.attack import attack
 from gradleak.cli.audit import audit
 from gradleak.cli.bench import bench
+from gradleak.cli.bound_dp import bound_dp
 from gradleak.cli.check import check
 from gradleak.cli.compare import compare_folders
 from gradleak.cli.demo import demo
@@ -38,6 +39,7 @@ app.command("list")(listing)
 app.command()(report)
 app.command("compare")(compare_folders)
 app.command()(bench)
+app.command("bound-dp")(bound_dp)
 
 
 def main() -> None:
