@@ -54,8 +54,11 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
         }
     ),
     "scoring": frozenset({"errors", "seeds", "tasks", "captures", "reconstructions"}),
-    # Bounds see the private batch, as `captures` does; nothing but audits and the command line may see them.
-    "bounds": frozenset({"errors", "seeds", "tasks", "updates", "clients", "defenses", "threat", "captures", "linalg"}),
+    # Bounds see the private batch, as `captures` does; nothing but audits and the command line may see them. They read
+    # the layers of a model as the closed forms do.
+    "bounds": frozenset(
+        {"errors", "seeds", "tasks", "updates", "clients", "defenses", "threat", "captures", "linalg", "attacks"}
+    ),
     # Evidence against the true batch: it sees both sides, as `captures` does, and is no attack.
     "consistency": frozenset(
         {

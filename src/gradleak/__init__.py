@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from gradleak import attacks, bounds, clients, defenses
+from gradleak.bounds import LeakageBound, leakage_bound
 from gradleak.captures import Truth, capture
 from gradleak.errors import BadInput
 from gradleak.inspection import Inspection, inspect
@@ -14,7 +15,6 @@ from gradleak.updates import Update
 
 if TYPE_CHECKING:
     from gradleak.audits.audit import audit
-    from gradleak.bounds import LeakageBound, leakage_bound
     from gradleak.training.train import train
 
 __version__ = "0.1.0"
@@ -57,8 +57,4 @@ def __getattr__(name: str) -> Any:
         from gradleak.training.train import train
 
         return train
-    if name in {"LeakageBound", "leakage_bound"}:
-        from gradleak import bounds
-
-        return getattr(bounds, name)
     raise AttributeError(f"module 'gradleak' has no attribute {name!r}")
