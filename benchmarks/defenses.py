@@ -174,12 +174,17 @@ def report(rows: Sequence[dict[str, Any]], prices: Sequence[dict[str, Any]], net
 
 def margin(blind: Sequence[dict[str, Any]], adaptive: Sequence[dict[str, Any]]) -> str:
     """Median over batches of the difference of their mean PSNR, and on how many the adaptive one is ahead."""
-    before = {row["seed"]: statistics.mean(row["psnr"]) for row in blind}
-    after = {row["seed"]: statistics.mean(row["psnr"]) for row in adaptive}
+    before, after = ({row["seed"]: _mean_or_nothing(row["psnr"]) for row in rows} for rows in (blind, adaptive))
     differences = [after[seed] - before[seed] for seed in before if seed in after]
     if not differences:
         return "-"
     return f"{statistics.median(differences):+.1f} (ahead on {sum(d > 0 for d in differences)}/{len(differences)})"
+
+
+def _mean_or_nothing(psnr: Sequence[float]) -> float:
+    """The mean; minus infinity where the attack gave no image."""
+    mean = statistics.mean(psnr)
+    return -math.inf if math.isnan(mean) else mean
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 Who knows everything above a layer knows its outputs z where the activation can be inverted, and the derivatives k of
 the loss by them. Both tie the layer's inputs x: `W x + b = z`, and `sum_n k_n x_n^T = dW`. Where their rank is the
 number of unknowns at every layer, the gradient determines the inputs, and an attack that follows it exists
-(Zhu and Blaschko, ICLR 2021, *R-GAP*, section 3.2, who count equations; here their rank is computed at the private batch).
+(Zhu and Blaschko, ICLR 2021, *R-GAP*, section 3.2, who count equations; here their rank is computed).
 """
 
 import math
