@@ -45,6 +45,7 @@ def test_one_step_is_taken_as_the_gradient_of_all_examples(client: gl.clients.Cl
         (Aggregate([Gradient()], sizes=(1, 3), count=2), "count alike"),
         (Aggregate([LocalSGD(lr=0.1), LocalSGD(lr=0.2)]), "differ in their settings"),
         (DPSGD(clip=1.0), "DPSGD"),
+        (Aggregate([DPSGD(clip=1e-3)], count=4), "clipped its gradient by a factor of its own"),
     ],
     ids=str,
 )

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 import gradleak as gl
 from gradleak.defenses import PrivateStep
+from gradleak.defenses.convolution_adjoint import convolution_adjoint
+from gradleak.defenses.feature_slopes import feature_slopes
 from gradleak.defenses.preimage import Preimage
 from gradleak.defenses.soteria import feature_scores
 from gradleak.threat import simulator
@@ -43,6 +45,71 @@ def test_negative_features_count_by_their_size() -> None:
     expected = soteria_scores(lambda image: model[:3](image[None])[0], images(2), 0.1)
     assert bool((model[:3](images(2)) < 0).any())
     torch.testing.assert_close(feature_scores(step, "3", 0.1), expected)
+
+
+def exact_slopes(model: nn.Sequential, space: gl.ImageSpace, variable: Tensor) -> Tensor:
+    """Of the features before the last layer, by torch's own Jacobian of each example."""
+
+    def features(image: Tensor) -> Tensor:
+        mean, std = (torch.tensor(values, dtype=image.dtype).view(-1, 1, 1) for values in (space.mean, space.std))
+        return model[:-1](((image - mean) / std)[None])[0]
+
+    rows = [torch.autograd.functional.jacobian(features, image) for image in variable]
+    return torch.stack([row.flatten(1).norm(dim=1) for row in rows])  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class Doubled(nn.Module):
+    """The image reaches the features by two ways, of which a convolution is the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 3, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.tanh(self.conv(images)) + images.square()
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        nn.Conv2d(2, 3, 5, stride=2, padding=2),
+        nn.Conv2d(2, 3, 3, stride=3, padding=1),
+        nn.Conv2d(2, 2, 3, padding=1, groups=2),
+        Doubled(),
+    ],
+    ids=["strided", "odd", "groups", "two ways"],
+)
+def test_slopes_are_the_row_norms_of_the_jacobian_whatever_comes_first(first: nn.Module) -> None:
+    space = gl.ImageSpace((2, 9, 8), mean=(0.4, 0.6), std=(0.2, 0.5))
+    body = [first, nn.Tanh(), nn.Flatten()]
+    width = nn.Sequential(*body)(torch.zeros(1, 2, 9, 8)).shape[1]
+    model = nn.Sequential(*body, nn.Linear(width, 4)).double()
+    task = gl.Task(model, space, num_classes=4)
+    variable = images(3, (2, 9, 8))
+    step = PrivateStep(task, task.state(), variable, torch.full((3, 4), 0.25).double())
+    _, slopes = feature_slopes(step, "3")
+    torch.testing.assert_close(slopes[:, 0], exact_slopes(model, space, variable))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("padding", [0, 1, 2, 4])
+def test_the_adjoint_of_a_convolution_is_its_backward_pass(size: int, stride: int, padding: int) -> None:
+    layer = nn.Conv2d(2, 3, size, stride=stride, padding=padding).double()
+    image = images(2, (2, 11, 8)).requires_grad_()
+    output = layer(image)
+    slopes = images(2, tuple(output.shape[1:]), seed=1)
+    adjoint = convolution_adjoint(layer, layer.weight.detach(), 11, 8)
+    assert adjoint is not None
+    expected = torch.autograd.grad(output, image, slopes)[0]
+    torch.testing.assert_close(adjoint.image(slopes, 11, 8), expected)
+    torch.testing.assert_close(adjoint.blocks(slopes).flatten(1).norm(dim=1), expected.flatten(1).norm(dim=1))
+
+
+def test_behind_a_bottleneck_the_scores_do_not_depend_on_its_noise() -> None:
+    task = gl.defenses.Precode(width=8).change_task(small_lenet())
+    step = PrivateStep(task, task.state(), images(2), nn.functional.one_hot(labels(2), 10).double())
+    assert torch.equal(feature_scores(step, "linear.head", 0.1), feature_scores(step, "linear.head", 0.1))
 
 
 def test_any_linear_layer_and_sequences() -> None:

@@ -117,6 +117,8 @@ def _mean(client: Aggregate, task: Task, count: int | None) -> _Reduced | str:
     """The mean of gradients of parts is the gradient of the whole if every example counts alike."""
     if count is None:
         return "the sizes of the clients' batches are unknown"
+    if any(isinstance(member, DPSGD) for member in client.members):
+        return "each client may have clipped its gradient by a factor of its own"
     parts = client.parts(count)
     found = [_reduced(member, task, len(part)) for member, part in zip(client.members, parts, strict=True)]
     for one in found:
