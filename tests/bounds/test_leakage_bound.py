@@ -43,7 +43,7 @@ def batch(count: int = 1) -> tuple[Tensor, Tensor]:
 
 def gradient(task: gl.Task, inputs: Tensor, probabilities: Tensor) -> Tensor:
     """The gradient as a training script makes it, normalization included."""
-    mean, std = torch.tensor(SPACE.mean).view(-1, 1, 1), torch.tensor(SPACE.std).view(-1, 1, 1)
+    mean, std = (torch.tensor(values, dtype=torch.float64).view(-1, 1, 1) for values in (SPACE.mean, SPACE.std))
     logits = task.model((inputs - mean) / std)
     loss = -(probabilities * logits.log_softmax(dim=1)).sum(dim=1).mean()
     gradients = torch.autograd.grad(loss, list(task.model.parameters()), create_graph=True)

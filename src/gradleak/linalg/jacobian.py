@@ -3,7 +3,7 @@
 import functools
 import warnings
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -26,7 +26,6 @@ class JacobianOperator:
         function: from `[d]` to `[P]`, pure, and usable under `torch.func` transforms.
         at: the point `[d]`; its type decides the precision of everything.
         chunk: vectors of a block; None for up to 128, as memory allows.
-        randomness: what `vmap` is told: `"same"` for a function that draws from a generator which it makes itself.
     """
 
     def __init__(
@@ -35,7 +34,6 @@ class JacobianOperator:
         at: Tensor,
         *,
         chunk: int | None = None,
-        randomness: Literal["error", "same"] = "error",
     ) -> None:
         _load_forward_mode()
         self.function = function
@@ -43,7 +41,6 @@ class JacobianOperator:
         with torch.no_grad():
             self.value = function(self.at)
         self.chunk = chunk or max(1, min(_LARGEST_CHUNK, _ENTRIES_AT_ONCE // max(1, *self.shape)))
-        self._randomness = randomness
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -60,12 +57,12 @@ class JacobianOperator:
 
     def matmat(self, vectors: Tensor) -> Tensor:
         """`J V` for V `[d, k]`, gives `[P, k]`."""
-        each = torch.vmap(self.matvec, in_dims=1, out_dims=1, randomness=self._randomness)
+        each = torch.vmap(self.matvec, in_dims=1, out_dims=1)
         return _joined([each(block) for block in vectors.split(self.chunk, dim=1)])
 
     def rmatmat(self, cotangents: Tensor) -> Tensor:
         """`J^T U` for U `[P, k]`, gives `[d, k]`."""
-        each = torch.vmap(self.rmatvec, in_dims=1, out_dims=1, randomness=self._randomness)
+        each = torch.vmap(self.rmatvec, in_dims=1, out_dims=1)
         return _joined([each(block) for block in cotangents.split(self.chunk, dim=1)])
 
     def columns(self) -> Iterator[tuple[slice, Tensor]]:
