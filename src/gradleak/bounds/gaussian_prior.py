@@ -20,16 +20,12 @@ LARGEST_COVARIANCE = 4096
 
 # Brightness, green against red, and blue against yellow: orthonormal rows over the three colors.
 _CONTRASTS = ((3**-0.5, 3**-0.5, 3**-0.5), (2**-0.5, -(2**-0.5), 0.0), (6**-0.5, 6**-0.5, -2 * 6**-0.5))
-# By side in pixels, for each of these planes of `zoo.data.photographs(side, 200)`: a, g and the share at f = 0 of the
-# variances `H W a f^(-2 g)` of cosine frequencies, f in half periods per image. a and g are the most likely ones of
-# independent normal frequencies (Whittle 1953), the last the variance of the mean color.
-_PUBLIC = {
-    8: ((0.02318, 1.2159, 0.0702), (0.002697, 1.3422, 0.0108), (0.002785, 1.3389, 0.0108)),
-    16: ((0.04299, 1.3178, 0.0703), (0.004514, 1.4103, 0.0108), (0.004892, 1.42, 0.0107)),
-    32: ((0.09453, 1.413, 0.0702), (0.01044, 1.5223, 0.0108), (0.008773, 1.4713, 0.0107)),
-    64: ((0.21053, 1.486, 0.0702), (0.021082, 1.584, 0.0108), (0.027451, 1.5983, 0.0107)),
-    128: ((0.32072, 1.4953, 0.0702), (0.024743, 1.5584, 0.0108), (0.042672, 1.6109, 0.0107)),
-}
+# For each of these planes: a, g, b and the share at f = 0 of the variances `H W a f^(-2 g) exp(-b f^2 / H W)` of cosine
+# frequencies, f in half periods per image; the last factor is what resampling leaves of the finest. Measured on
+# `zoo.data.photographs(side, 200)` of sides 8 to 128 together: a, g and b are the most likely ones of independent
+# normal frequencies (Whittle 1953), every octave of every side with the same weight; the share is the variance of the
+# mean color.
+_PUBLIC = ((0.01569, 1.0503, 0.686, 0.0702), (0.001631, 1.1345, 0.781, 0.0108), (0.001521, 1.103, 0.817, 0.0107))
 _COLORS = (0.501, 0.371, 0.32)
 # Of the largest eigenvalue: what rounding can make of a zero.
 _SMALLEST_VARIANCE = -1e-9
@@ -163,8 +159,9 @@ class SmoothPrior:
 def smoothness_prior(space: InputSpace) -> SmoothPrior:
     """The default prior of images: as smooth as photographs, and nothing else known.
 
-    The constants were measured once on 200 crops of public photographs (`zoo.data.photographs`) at each of five sides;
-    other sides use the nearest. Variances of frequency f fall as `f^(-2 g)` (Field 1987).
+    Frequencies of brightness and two color contrasts are independent, and their variances fall about as the square of
+    the frequency (Field 1987), for images of any side alike. The constants were measured once on 200 crops of public
+    photographs (`zoo.data.photographs`) at each of five sides.
 
     Args:
         space: images with 1 or 3 channels; the scale is that of its bounds.
@@ -185,7 +182,6 @@ def smoothness_prior(space: InputSpace) -> SmoothPrior:
         )
     channels, height, width = shape
     side = math.sqrt(height * width)
-    planes = _PUBLIC[min(_PUBLIC, key=lambda known: abs(math.log(known / side)))]
     low, high = space.bounds or (0.0, 1.0)
     rows = torch.arange(height, dtype=torch.float64) * (side / height)
     columns = torch.arange(width, dtype=torch.float64) * (side / width)
@@ -193,8 +189,8 @@ def smoothness_prior(space: InputSpace) -> SmoothPrior:
     squares[0, 0] = 1.0
     parts: list[Tensor] = []
     # The brightness of a color image has the length of three channels, a grey one that of one.
-    for amplitude, exponent, constant in planes[:channels]:
-        part = amplitude * squares**-exponent
+    for amplitude, exponent, rolloff, constant in _PUBLIC[:channels]:
+        part = amplitude * squares**-exponent * (-rolloff * squares / side**2).exp()
         part[0, 0] = constant
         parts.append(part * (height * width * (high - low) ** 2 / (1 if channels == 3 else 3)))
     color = torch.tensor(_COLORS if channels == 3 else [sum(_COLORS) / 3], dtype=torch.float64)
@@ -260,4 +256,3 @@ def _cosines(size: int) -> Tensor:
     from scipy.fft import dct
 
     return torch.from_numpy(np.asarray(dct(np.eye(size), axis=0, norm="ortho")))
-
