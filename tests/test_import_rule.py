@@ -57,7 +57,19 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     # Bounds see the private batch, as `captures` does; nothing but audits and the command line may see them. They read
     # the layers of a model as the closed forms do.
     "bounds": frozenset(
-        {"errors", "seeds", "tasks", "updates", "clients", "defenses", "threat", "captures", "linalg", "attacks"}
+        {
+            "errors",
+            "seeds",
+            "tasks",
+            "updates",
+            "clients",
+            "defenses",
+            "threat",
+            "captures",
+            "linalg",
+            "attacks",
+            "bottleneck",
+        }
     ),
     # Evidence against the true batch: it sees both sides, as `captures` does, and is no attack.
     "consistency": frozenset(

@@ -1,5 +1,7 @@
 """Bounds: what nobody of a stated class can do better than. They see the private batch, and attacks never see them."""
 
+from gradleak.bounds.bayesian import BayesianBound, van_trees
+from gradleak.bounds.gaussian_prior import GaussianPrior, Prior, SmoothPrior, estimated_prior, smoothness_prior
 from gradleak.bounds.information import FisherInformation
 from gradleak.bounds.layer_ranks import LayerRank, layer_ranks
 from gradleak.bounds.leakage_bound import LeakageBound, leakage_bound
@@ -12,16 +14,23 @@ from gradleak.bounds.reconstruction_robustness import (
 )
 
 __all__ = [
+    "BayesianBound",
     "FisherInformation",
+    "GaussianPrior",
     "LayerRank",
     "LeakageBound",
+    "Prior",
     "PriorHitRate",
     "ReconstructionRobustness",
+    "SmoothPrior",
     "client_robustness",
     "estimate_prior_hit_rate",
+    "estimated_prior",
     "layer_ranks",
     "leakage_bound",
     "reconstruction_robustness",
     "robustness_curve",
+    "smoothness_prior",
     "uniform_prior_hit_rate",
+    "van_trees",
 ]

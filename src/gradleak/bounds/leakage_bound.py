@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from gradleak.bounds.bayesian import BayesianBound, size_problems, van_trees, wording
 from gradleak.bounds.cramer_rao import (
     LARGEST_STORED,
     Measured,
@@ -17,6 +18,7 @@ from gradleak.bounds.cramer_rao import (
     measure_by_products,
     measure_exactly,
 )
+from gradleak.bounds.gaussian_prior import Prior, smoothness_prior
 from gradleak.bounds.information import FisherInformation
 from gradleak.bounds.noise import NoiseStage, noise_stage
 from gradleak.bounds.unknowns import Unknowns, unknowns
@@ -26,7 +28,7 @@ from gradleak.clients import Client, Gradient
 from gradleak.defenses import Defense
 from gradleak.errors import refuse
 from gradleak.seeds import stage_generator
-from gradleak.tasks import Task
+from gradleak.tasks import ImageSpace, Task
 from gradleak.threat import ThreatModel
 
 Labels = Literal["known", "classes", "probabilities"]
@@ -44,7 +46,7 @@ EXACT_UNKNOWNS = 4096
 
 @dataclass(frozen=True, eq=False)
 class LeakageBound:
-    """What no unbiased attacker can do better than, at one private batch.
+    """What no unbiased attacker can do better than at one private batch, and no attacker with a Gaussian prior.
 
     Attributes:
         psnr_ceiling: highest PSNR in dB of the mean squared error, over all values of the batch, of an estimate that is
@@ -69,6 +71,12 @@ class LeakageBound:
         error: largest error of a singular value, as a share of the largest.
         seconds: time taken.
         status: see `Status`.
+        prior_psnr_ceiling: highest PSNR in dB of any estimate, biased or not, if inputs are drawn from the prior; above
+            `precision_ceiling`; by rounding where there is no noise; NaN without a prior.
+        prior_mse_floor: the lowest mean squared error that belongs to it, never above the prior's own variance.
+        prior_pixel_std: standard deviation that the update leaves of each input value under that prior, of the shape of
+            the inputs; None without a prior or if `status` is `"partial"`.
+        prior: its name; None without one.
         information: about the inputs, by the noise or else by rounding; None unless asked for, since it is large.
     """
 
@@ -89,6 +97,10 @@ class LeakageBound:
     error: float
     seconds: float
     status: Status
+    prior_psnr_ceiling: float = math.nan
+    prior_mse_floor: float = math.nan
+    prior_pixel_std: Tensor | None = None
+    prior: str | None = None
     information: FisherInformation | None = None
 
 
@@ -101,6 +113,7 @@ def leakage_bound(
     defenses: Sequence[Defense] = (),
     threat: ThreatModel | None = None,
     labels: Labels | None = None,
+    prior: Prior | Literal["smoothness"] | None = "smoothness",
     seed: int = 0,
     max_seconds: float = 600.0,
     exact_unknowns: int = EXACT_UNKNOWNS,
@@ -120,6 +133,8 @@ def leakage_bound(
         threat: whose attacker this is about; only whether labels are known matters, the rest is granted.
         labels: in place of the threat's word: `"known"`, `"classes"`, the default for withheld class indices, or
             `"probabilities"`, the default for withheld probabilities, also possible for indices.
+        prior: of one input, for the second ceiling, that of attackers who know what inputs look like (`van_trees`):
+            `"smoothness"` is `smoothness_prior` for images of 1 or 3 channels and none for others.
         seed: of private choices of client and defenses, as for `capture`.
         max_seconds: beyond this estimate, the leading part of the spectrum is taken in place of the whole.
         exact_unknowns: likewise beyond so many unknowns.
@@ -137,6 +152,9 @@ def leakage_bound(
     known = (threat if threat is not None else ThreatModel()).labels_known
     changed, problems = admitted(task, inputs, targets, client, defenses)
     problems += _problems(task, labels, max_seconds, exact_unknowns)
+    known_prior = _prior(task, prior)
+    if known_prior is not None and not problems:
+        problems += size_problems(inputs[0].numel(), known_prior)
     refuse(problems)
     chosen: Labels = labels if labels is not None else _labels(known, targets)
     stage = noise_stage(client, defenses, len(inputs))
@@ -152,6 +170,10 @@ def leakage_bound(
     measured = measure(problem, scales, stds, (high - low) / 255, stage_generator(seed, "bound"))
     partial = measure is measure_by_products
     said = assumptions(changed, client, defenses, stage, chosen, partial=partial, cost=cost, peak=high - low)
+    bayesian = None
+    if known_prior is not None:
+        bayesian = van_trees(measured[-1].information, known_prior, trace=measured[-1].mean_information)
+        said += wording(known_prior, noisy=stage.inverse_information > 0, peak=high - low)
     return _bound(
         measured,
         stage,
@@ -159,6 +181,7 @@ def leakage_bound(
         equations=equations,
         peak=high - low,
         said=said,
+        bayesian=bayesian,
         keep=keep_information,
         seconds=time.perf_counter() - begin,
     )
@@ -183,6 +206,7 @@ def _bound(
     equations: int,
     peak: float,
     said: tuple[str, ...],
+    bayesian: BayesianBound | None,
     keep: bool,
     seconds: float,
 ) -> LeakageBound:
@@ -217,6 +241,10 @@ def _bound(
         error=first.error,
         seconds=seconds,
         status=status,
+        prior_psnr_ceiling=math.nan if bayesian is None else _psnr(bayesian.mse_floor, peak),
+        prior_mse_floor=math.nan if bayesian is None else bayesian.mse_floor,
+        prior_pixel_std=None if bayesian is None or bayesian.std is None else bayesian.std.view(inputs.shape).cpu(),
+        prior=None if bayesian is None else bayesian.prior,
         information=last.information if keep else None,
     )
 
@@ -225,6 +253,14 @@ def _psnr(mse: float, peak: float) -> float:
     if mse == 0:
         return math.inf
     return -math.inf if math.isinf(mse) else 10 * math.log10(peak**2 / mse)
+
+
+def _prior(task: Task, prior: Prior | Literal["smoothness"] | None) -> Prior | None:
+    """The default only where it says something."""
+    if not isinstance(prior, str):
+        return prior
+    space = task.space
+    return smoothness_prior(space) if isinstance(space, ImageSpace) and space.shape[0] in {1, 3} else None
 
 
 def _labels(known: bool, targets: Tensor) -> Labels:
