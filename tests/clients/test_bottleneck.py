@@ -1,4 +1,4 @@
-"""Networks with a variational bottleneck under every client: the noise, the divergence, and what attackers make of it."""
+"""Networks with a variational bottleneck under every client: noise, divergence, and what attackers make of it."""
 
 import copy
 from collections.abc import Callable

@@ -109,4 +109,4 @@ def _dominated(point: Point, points: Sequence[Point]) -> str:
     if not point.dominated:
         return ""
     number = next(place for place, other in enumerate(points, start=1) if other.label == point.dominated)
-    return f"{number}, clearly" if point.clearly else f"{number}, by point estimates"
+    return f"{number}, clearly" if point.clearly else f"{number}, narrowly"

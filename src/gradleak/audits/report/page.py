@@ -174,10 +174,11 @@ def _blocks(groups: Sequence[Group], colors: Mapping[str, int]) -> list[Block]:
         collected.setdefault(key, []).append(group)
     blocks: list[Block] = []
     named = len({key[4] for key in collected}) > 1 or any("model.trained.data" in group.settings for group in groups)
-    for (data, batch, client, defenses, model, _), found in collected.items():
+    several = len({key[5] for key in collected}) > 1
+    for (data, batch, client, defenses, model, threat), found in collected.items():
         members = sorted(found, key=lambda group: colors[group.attack])  # alike in every block
         setting = f"{batch} image{'' if batch == '1' else 's'} in a batch, client {client}, {defenses or 'no defense'}"
-        setting += f", model {model}" if named else ""
+        setting += (f", model {model}" if named else "") + (f"; attacker: {threat}" if several else "")
         shared = all(member.baselines == members[0].baselines for member in members)
         rows = [
             (member, () if shared and position < len(members) - 1 else member.baselines)
