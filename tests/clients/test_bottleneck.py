@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import gradleak as gl
+from gradleak.attacks.objectives import squared_distance
 from gradleak.bottleneck import bottlenecks
 from gradleak.clients.stateless import NOISE
 from gradleak.seeds import stage_generator
@@ -119,7 +120,7 @@ def test_an_attacker_simulates_it_without_noise_and_can_follow_its_derivative(
         torch.testing.assert_close(value, expected[name])
 
     def objective(variable: Tensor) -> Tensor:
-        return gl.attacks.objectives.squared_distance(simulate(variable, targets), observation.update.tensors)
+        return squared_distance(simulate(variable, targets), observation.update.tensors)
 
     direction = torch.randn(truth.inputs.shape, generator=stage_generator(0, "direction"), dtype=torch.float64)
     variable = truth.inputs.clone().requires_grad_()
