@@ -6,12 +6,8 @@ from collections.abc import Sequence
 from gradleak.audits.bounds import BoundFacts
 from gradleak.audits.ceilings import Ceiling, Reach, Span, span_of
 
-BIASED = (
-    "uses what it knows beforehand of inputs (a prior, the range of their values), so it is biased, and the ceiling "
-    "of unbiased attackers is not about it"
-)
+BIASED = "so it uses a prior (what it knows of inputs beforehand): it is biased, and this ceiling is not about it"
 """How an attack can be above the ceiling."""
-
 
 SIGNS = (
     "signs have no derivative but zero, so these bounds say nothing about what they leave; before they are taken, only "
@@ -20,11 +16,19 @@ SIGNS = (
 """Of signs without noise before them."""
 
 
-def ceiling_sentence(ceiling: Ceiling) -> str:
-    """The bound of a setting beside what the strongest attack reached on the same batches."""
-    what = f"{ceiling.label}: {_of_setting(ceiling)}"
+def ceiling_sentence(ceiling: Ceiling, *, brief: bool = False) -> str:
+    """The bound of a setting beside what the strongest attack reached on the same batches.
+
+    Args:
+        ceiling: of the setting.
+        brief: leave the ceiling with a prior out.
+
+    Returns:
+        Sentences on one line.
+    """
+    what = f"{ceiling.label[:1].upper()}{ceiling.label[1:]}: {_of_setting(ceiling)}"
     best = next((one for one in ceiling.reached if not math.isnan(one.psnr)), None)
-    return f"{what}{_prior_part(ceiling)}.{'' if best is None else _reached(ceiling, best)}"
+    return f"{what}{'' if brief else _prior_part(ceiling)}.{'' if best is None else _reached(ceiling, best)}"
 
 
 def bound_sentences(found: Sequence[BoundFacts], batch_size: int) -> tuple[str, ...]:
@@ -119,7 +123,7 @@ def _of_setting(ceiling: Ceiling) -> str:
 
 
 def _prior_part(ceiling: Ceiling) -> str:
-    if math.isnan(ceiling.prior_psnr.median) or (not ceiling.noisy and not ceiling.trouble):
+    if math.isnan(ceiling.prior_psnr.median) or not (ceiling.noisy or ceiling.without):
         return ""
     prior = span_words(ceiling.prior_psnr)
     return f'; if inputs follow the prior "{ceiling.prior}", no attacker at all exceeds {prior} on average'
@@ -127,9 +131,7 @@ def _prior_part(ceiling: Ceiling) -> str:
 
 def _reached(ceiling: Ceiling, best: Reach) -> str:
     said = f" There {best.attack} reached {_decibels(best.psnr)}"
-    if not ceiling.noisy and not ceiling.trouble:
-        return f"{said}."
-    if math.isnan(best.ahead):
+    if not (ceiling.noisy or ceiling.without) or math.isnan(best.ahead):
         return f"{said}{', by what it takes for granted of inputs' if ceiling.without else ''}."
     if best.ahead <= 0:
         return f"{said}, {_decibels(-best.ahead)} below."
@@ -138,7 +140,7 @@ def _reached(ceiling: Ceiling, best: Reach) -> str:
         if (best.above_prior > best.batches / 2)
         else ""
     )
-    return f"{said}, {_decibels(best.ahead)} above: it {BIASED}.{prior}"
+    return f"{said}, {_decibels(best.ahead)} above, {BIASED}.{prior}"
 
 
 def _count(span: Span) -> str:

@@ -11,7 +11,7 @@ from gradleak.audits.bounding import expected_seconds
 from gradleak.audits.bounds import read_bounds
 from gradleak.audits.report.ceilings import MOST_SENTENCES
 from gradleak.audits.store import Contents, ceiling_sentence
-from gradleak.cli.console import console, duration, errors
+from gradleak.cli.console import console, duration
 from gradleak.cli.plain_lines import PlainLines
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def print_bounds(contents: Contents) -> None:
     """A sentence for each of the first settings."""
     ceilings = list(contents.ceilings.values())
     for ceiling in ceilings[:MOST_SENTENCES]:
-        console.print(Text(f"| {ceiling_sentence(ceiling)}"), soft_wrap=True)
+        console.print(Text(f"| {ceiling_sentence(ceiling, brief=True)}"), soft_wrap=True)
     if len(ceilings) > MOST_SENTENCES:
         console.print(f"| Bounds of {len(ceilings) - MOST_SENTENCES} more settings are in the report", soft_wrap=True)
 

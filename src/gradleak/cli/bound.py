@@ -1,10 +1,10 @@
 """`gradleak bound`: what no attacker of a stated class can do better than, on random examples of some data."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.table import Table
@@ -25,6 +25,8 @@ from gradleak.tasks import ImageSpace, InputSpace, TabularSpace, Task
 if TYPE_CHECKING:
     from gradleak.bounds import LeakageBound
     from gradleak.zoo.data import Dataset
+
+T = TypeVar("T")
 
 _IMAGE_RANK = 3
 _PRIORS = ("smoothness", "none")
@@ -76,20 +78,13 @@ def bound(
     problems = _problems(examples, batch_size, seed, prior, max_seconds)
     shape = loading.numbers("--input-shape", input_shape, int, problems)
     means, stds = loading.numbers("--mean", mean, float, problems), loading.numbers("--std", std, float, problems)
-    defenses: list[Defense] = []
-    acting: Client = Gradient()
-    for step in ("defenses", "client"):
-        try:
-            if step == "defenses":
-                defenses = defenses_from_words(defense or ())
-            else:
-                words = settings_of(tuple(client_set or ()), mode=mode, dropout=dropout)
-                acting = client_from_words(client, words, acting) or acting
-        except BadInput as error:
-            problems += error.problems
+    defenses = _kept(problems, lambda: defenses_from_words(defense or ()))
+    words = _kept(problems, lambda: settings_of(tuple(client_set or ()), mode=mode, dropout=dropout))
+    acting = _kept(problems, lambda: client_from_words(client, words or {}, Gradient()))
+    checkpoint = _kept(problems, lambda: loading.checkpoint_of(model, weights))
+    dataset = _kept(problems, lambda: _dataset(data, shape, num_classes, seed))
     refuse(problems)
-    checkpoint = loading.checkpoint_of(model, weights)
-    dataset = _dataset(data, shape, num_classes, seed)
+    assert dataset is not None  # refused above; said again for the type checker
     stored = _space(dataset) if checkpoint is None else checkpoint.input_space()
     if checkpoint is not None and shape is None:
         dataset = _resized(dataset, tuple(stored.shape))
@@ -99,10 +94,19 @@ def bound(
     classes = num_classes or (checkpoint.num_classes if checkpoint is not None else dataset.num_classes)
     task = Task(loading.model_of(model, weights, model_seed, checkpoint, space, classes), space, classes)
     chosen = _chosen(dataset, examples, batch_size, seed)
-    settings = _Settings(acting, defenses, prior, seed, max_seconds)
+    settings = _Settings(acting or Gradient(), defenses or [], prior, seed, max_seconds)
     with loading.torch_threads(threads):
         found = [_bounded(task, dataset, positions, settings) for positions in chosen]
     _show(found, batch_size, out, _title(model or str(weights), data, settings), as_json=as_json)
+
+
+def _kept(problems: list[str], make: Callable[[], T]) -> T | None:
+    """What `make` returns; None if it fails, and then what is wrong is added to the problems."""
+    try:
+        return make()
+    except BadInput as error:
+        problems += error.problems
+        return None
 
 
 def _problems(examples: int, batch_size: int, seed: int, prior: str, max_seconds: float) -> list[str]:

@@ -126,14 +126,16 @@ def _title(examples: Sequence[int]) -> str:
 def _figures(facts: BoundFacts) -> tuple[tuple[str, str], ...]:
     rows = [
         ("Unbiased ceiling", _ceiling(facts)),
-        ("With rounding as noise", f"{decibels(facts.precision_ceiling)} dB"),
+        *(() if facts.noisy else (("With rounding as noise", f"{decibels(facts.precision_ceiling)} dB"),)),
         ("Rank", f"{facts.rank} of {facts.unknowns}"),
         ("Free directions", str(facts.free_directions)),
         ("Known to 8 bits", f"{100 * facts.recoverable:.0f} %"),
         ("Seconds", fixed(facts.seconds, 1)),
     ]
     if not math.isnan(facts.prior_psnr_ceiling):
-        rows.insert(2, (f"With the prior {facts.prior}", f"{decibels(facts.prior_psnr_ceiling)} dB"))
+        rows.insert(
+            1 if facts.noisy else 2, (f"With the prior {facts.prior}", f"{decibels(facts.prior_psnr_ceiling)} dB")
+        )
     return tuple(rows)
 
 
@@ -158,6 +160,9 @@ def _std_picture(std: Tensor, peak: float) -> tuple[bytes, str]:
     """A picture of standard deviations `[C, H, W]`, dark where the example leaks; the scale is logarithmic.
 
     Values that no unbiased estimate knows are a checkerboard.
+
+    Returns:
+        PNG and its caption.
     """
     deviation = std.double().square().mean(dim=0, keepdim=True).sqrt() / peak
     known = deviation[torch.isfinite(deviation)]

@@ -16,23 +16,28 @@ class CeilingSection:
     """The bounds of an audit.
 
     Attributes:
-        sentences: one for each setting.
+        findings: one line for each of the first settings, for the verdict.
+        sentences: one line for each setting.
         table: one row for each setting.
         assumptions: settings in words with the sentences that they share.
         contents: of the store.
     """
 
+    findings: tuple[str, ...]
     sentences: tuple[str, ...]
     table: Table
     assumptions: tuple[tuple[str, tuple[str, ...]], ...]
     contents: Contents
 
-    def cell(self, group: Group) -> str:
-        """The ceiling of the setting of a group, for the table of attacks."""
+    def cell(self, group: Group) -> tuple[str, str]:
+        """The ceiling of the setting of a group, for the table of attacks: the median, and in small its ends."""
         found = self.contents.ceiling_of(group)
         if found is None:
-            return NOTHING
-        return found.trouble or _span(found.psnr)
+            return NOTHING, ""
+        if found.trouble:
+            return NOTHING, found.trouble
+        ends = decibels(found.psnr.least), decibels(found.psnr.most)
+        return decibels(found.psnr.median), "" if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
 
 
 def ceiling_section(contents: Contents) -> CeilingSection | None:
@@ -40,7 +45,8 @@ def ceiling_section(contents: Contents) -> CeilingSection | None:
     found = list(contents.ceilings.values())
     if not found:
         return None
-    return CeilingSection(tuple(map(ceiling_sentence, found)), _table(found), _assumptions(found), contents)
+    findings = tuple(ceiling_sentence(one, brief=True) for one in found[:MOST_SENTENCES])
+    return CeilingSection(findings, tuple(map(ceiling_sentence, found)), _table(found), _assumptions(found), contents)
 
 
 def _table(ceilings: list[Ceiling]) -> Table:

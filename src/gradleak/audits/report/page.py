@@ -8,7 +8,7 @@ from typing import Any
 
 from gradleak.audits.report import choosing, plots, wall, words
 from gradleak.audits.report.answers import SMALL, answers_of
-from gradleak.audits.report.ceilings import MOST_SENTENCES, ceiling_section
+from gradleak.audits.report.ceilings import ceiling_section
 from gradleak.audits.report.choosing import choose
 from gradleak.audits.report.curves import curves_of
 from gradleak.audits.report.frontiers import sections
@@ -114,7 +114,7 @@ def _data(store: Store, contents: Contents, brief: bool) -> dict[str, Any]:
         "answers": answers_of(contents)[:MOST_ANSWERS],
         "frontiers": sections(contents),
         "bounds": bounds,
-        "bound_findings": () if bounds is None else bounds.sentences[:MOST_SENTENCES],
+        "bound_findings": () if bounds is None else bounds.findings,
         "statuses": words.STATUS,
         "short_statuses": words.SHORT_STATUS,
         "small": SMALL,
