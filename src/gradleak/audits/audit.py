@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gradleak.audits.bounding import PlannedBound, plan_bounds
+from gradleak.audits.bounds import BoundOutcome
 from gradleak.audits.checkpointed import PendingTraining
 from gradleak.audits.declared import SPEC_FILE
 from gradleak.audits.plan import PlannedTrial, plan
@@ -29,6 +31,7 @@ class DeclaredAudit:
         planned: the trials.
         trainings: those whose checkpoints it needs; as long as one is not done, untrained networks stand in its place.
         prices: trainings that tell what settings cost in accuracy.
+        bounds: captured batches of which it is computed what no attacker can do better than.
     """
 
     spec: AuditSpec
@@ -36,6 +39,7 @@ class DeclaredAudit:
     planned: tuple[PlannedTrial, ...]
     trainings: tuple[PendingTraining, ...] = ()
     prices: tuple[PlannedPrice, ...] = ()
+    bounds: tuple[PlannedBound, ...] = ()
 
     @property
     def spec_file(self) -> bytes:
@@ -68,7 +72,8 @@ def declare(
     checked, trainings = checked_spec(source, problems, None if out is None else Path(out))
     planned = plan(checked)
     prices = plan_prices(checked.price, checked.seed, planned)
-    return DeclaredAudit(checked, source.comment, planned, tuple(trainings), prices)
+    bounds = plan_bounds(checked.bound, planned)
+    return DeclaredAudit(checked, source.comment, planned, tuple(trainings), prices, bounds)
 
 
 def train_models(
@@ -142,6 +147,20 @@ def run_declared_prices(
     return run_prices(declared.prices, Path(out), max_seconds=seconds, retry_errors=retry_errors, notify=notify)
 
 
+def run_declared_bounds(
+    declared: DeclaredAudit,
+    out: str | Path,
+    *,
+    retry_errors: bool = False,
+    notify: Callable[[int, int], None] | None = None,
+) -> BoundOutcome:
+    """Compute the bounds that the folder does not hold yet; see `bounds.run_bounds`."""
+    from gradleak.audits.bounds import run_bounds
+
+    threads = declared.spec.run.threads
+    return run_bounds(declared.bounds, Path(out), retry_errors=retry_errors, threads=threads, notify=notify)
+
+
 def audit(
     spec: str | Path | Mapping[str, Any],
     *,
@@ -177,6 +196,8 @@ def audit(
             return AuditOutcome(count, 0, 0, count, ended.status == "interrupted", ended.message)
         declared = declare(spec, overrides, out)
     outcome = run_declared(declared, out, retry_errors=retry_errors, notify=notify)
+    if declared.bounds and not outcome.stopped:
+        run_declared_bounds(declared, out, retry_errors=retry_errors)
     if declared.prices and not outcome.stopped:
         run_declared_prices(declared, out, retry_errors=retry_errors)
     return outcome

@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from gradleak.audits.ceilings import Ceiling
 from gradleak.audits.prices import PriceRecord
 from gradleak.audits.pricing_keys import setting_key
+from gradleak.audits.setting_words import family, setting_label
 from gradleak.audits.summary import Group, Leak, leak_at
 
 DEFAULT_BELOW = 0.2
@@ -53,7 +55,9 @@ class Point:
         seeds: trainings with an accuracy.
         test_examples: on which it was measured.
         trouble: why there is no accuracy, or not of all seeds; empty if there is.
-        bound: PSNR in dB that no attack can pass, where one is known.
+        bound: PSNR in dB that no unbiased attack can pass, the median of a few batches, where one is known.
+        bound_ends: the lowest and the highest of these.
+        bound_trouble: why there is no bound, in a few words; empty if there is, or none was asked for.
         dominated: label of a setting that leaks no more and is as accurate, and better in one of them, by point
             estimates; empty if there is none.
         clearly: whether some such setting is better beyond the intervals in at least one of the two.
@@ -73,6 +77,8 @@ class Point:
     test_examples: int = 0
     trouble: str = ""
     bound: float | None = None
+    bound_ends: tuple[float, float] | None = None
+    bound_trouble: str = ""
     dominated: str = ""
     clearly: bool = False
 
@@ -102,7 +108,12 @@ class Frontier:
 
 
 def frontiers_of(
-    groups: Sequence[Group], prices: Sequence[PriceRecord], *, threshold: float, below: float | None = None
+    groups: Sequence[Group],
+    prices: Sequence[PriceRecord],
+    *,
+    threshold: float,
+    below: float | None = None,
+    ceilings: Mapping[str, Ceiling] | None = None,
 ) -> tuple[Frontier, ...]:
     """The frontier of each model and data set.
 
@@ -111,6 +122,7 @@ def frontiers_of(
         prices: of its settings.
         threshold: PSNR in dB, a declared one.
         below: the declared limit of the leak rate; None for the usual one.
+        ceilings: what bounds say about settings, by key; None for none.
 
     Returns:
         Frontiers in the order of the groups.
@@ -120,10 +132,10 @@ def frontiers_of(
     limit = DEFAULT_BELOW if below is None else below
     families: dict[str, list[Group]] = {}
     for group in groups:
-        families.setdefault(_family(group), []).append(group)
+        families.setdefault(family(group), []).append(group)
     found: list[Frontier] = []
     for title, members in families.items():
-        points = with_dominated(_points(members, prices, threshold, limit))
+        points = with_dominated(_points(members, prices, threshold, limit, ceilings or {}))
         found.append(Frontier(title, threshold, limit, points, recommendation(points, threshold, limit)))
     return tuple(found)
 
@@ -180,14 +192,12 @@ def _clearly(other: Point, point: Point) -> bool:
 # ---- points ------------------------------------------------------------------------------------------------------
 
 
-def _family(group: Group) -> str:
-    settings = group.settings
-    parts = (settings.get("model.name"), settings.get("stage"), group.data)
-    return ", ".join(str(part) for part in parts if part)
-
-
 def _points(
-    groups: Sequence[Group], prices: Sequence[PriceRecord], threshold: float, below: float
+    groups: Sequence[Group],
+    prices: Sequence[PriceRecord],
+    threshold: float,
+    below: float,
+    ceilings: Mapping[str, Ceiling],
 ) -> tuple[Point, ...]:
     by_setting: dict[str, list[Group]] = {}
     for group in groups:
@@ -207,7 +217,7 @@ def _points(
         points.append(
             Point(
                 key,
-                _label(own, firsts),
+                setting_label(own, firsts),
                 bool(own.defenses),
                 judged,
                 leak,
@@ -219,6 +229,7 @@ def _points(
                 len(accuracies),
                 max((one.test_examples for one in of_setting[key]), default=0),
                 _trouble(of_setting[key]),
+                *_bound(ceilings.get(key)),
             )
         )
     return tuple(points)
@@ -252,22 +263,13 @@ def _place(group: Group) -> tuple[str, str]:
     return repr(sorted(client.items(), key=str)), str(group.batch_size)
 
 
-def _label(group: Group, others: Sequence[Group]) -> str:
-    """The defenses, and of client and batch size what differs among the settings."""
-    parts = [group.defenses or "no defense"]
-    if len({other.batch_size for other in others}) > 1:
-        parts.append(f"batch of {group.batch_size}")
-    clients = {_client(other.settings) for other in others}
-    if len(clients) > 1:
-        parts.append(_client(group.settings))
-    return ", ".join(parts)
-
-
-def _client(settings: Mapping[str, object]) -> str:
-    told = ("epochs", "lr", "batch_size", "count")
-    values = [f"{name}={settings[f'client.{name}']}" for name in told if settings.get(f"client.{name}") is not None]
-    name = str(settings.get("client.name", "?"))
-    return f"{name}({', '.join(values)})" if values else name
+def _bound(ceiling: Ceiling | None) -> tuple[float | None, tuple[float, float] | None, str]:
+    if ceiling is None:
+        return None, None, ""
+    found = ceiling.psnr
+    if math.isnan(found.median):
+        return None, None, ceiling.trouble
+    return found.median, (found.least, found.most), ""
 
 
 def _accuracies(prices: Sequence[PriceRecord]) -> dict[int, float]:

@@ -219,6 +219,20 @@ class PriceSpec(Part):
     max_seconds: Annotated[float, Field(gt=0)] | None = None
 
 
+class BoundSpec(Part):
+    """Of which captured batches it is computed what no attacker of a stated class can do better than.
+
+    Attributes:
+        batches: the first so many of every setting; all if there are fewer.
+        max_seconds: for each; where the whole spectrum would take longer, its leading part stands for it.
+        prior: what an attacker is taken to know of inputs for the second ceiling; `none` for no such ceiling.
+    """
+
+    batches: Annotated[int, Field(ge=1)] = 3
+    max_seconds: Annotated[float, Field(gt=0)] = 60.0
+    prior: Literal["smoothness", "none"] = "smoothness"
+
+
 class PerClient(Part):
     """A batch size that goes with the number of clients: each trial has so many private examples for every client.
 
@@ -258,6 +272,7 @@ class AuditSpec(Part):
         threshold: dB at which success rates are reported.
         limit: what exit code 1 says was exceeded.
         price: how the settings are trained to learn their test accuracy; None for not at all.
+        bound: for how many batches the ceiling of any attacker is computed; None for none.
         run: how the trials are run.
     """
 
@@ -274,6 +289,7 @@ class AuditSpec(Part):
     threshold: Axis[float] = (20.0, 30.0)
     limit: Annotated[tuple[Limit, ...], BeforeValidator(_as_limits)] = ()
     price: PriceSpec | None = None
+    bound: BoundSpec | None = None
     run: RunSettings = RunSettings()
 
     def to_plain(self) -> dict[str, Any]:

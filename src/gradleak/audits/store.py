@@ -15,6 +15,9 @@ from pathlib import Path
 from safetensors.torch import save
 
 from gradleak.audits import export, index, lock
+from gradleak.audits.bounds import BoundFacts, BoundRecord, read_bounds
+from gradleak.audits.ceiling_words import bound_sentences, ceiling_sentence, span_words
+from gradleak.audits.ceilings import Ceiling, Span, ceilings_of
 from gradleak.audits.declared import Declared, read_declared
 from gradleak.audits.files import clear_words, remove_parts, write_whole
 from gradleak.audits.frontier import Frontier, Interval, Point, frontiers_of
@@ -22,6 +25,7 @@ from gradleak.audits.limits import Checked, check_limits
 from gradleak.audits.lines import append_lines, read_at, repair
 from gradleak.audits.pictures import encode_png, is_image, side_by_side
 from gradleak.audits.prices import PriceRecord, read_prices
+from gradleak.audits.pricing_keys import setting_key
 from gradleak.audits.records import (
     Columns,
     Course,
@@ -57,6 +61,9 @@ __all__ = [
     "CLOSE_DB",
     "RECOGNIZABLE_DB",
     "BaselineRow",
+    "BoundFacts",
+    "BoundRecord",
+    "Ceiling",
     "Checked",
     "Columns",
     "Contents",
@@ -72,13 +79,16 @@ __all__ = [
     "Point",
     "PriceRecord",
     "Rate",
+    "Span",
     "Spread",
     "Store",
     "Summary",
     "TrialImages",
     "TrialRecord",
+    "bound_sentences",
     "bounds_of",
     "capture_of",
+    "ceiling_sentence",
     "column_numbers",
     "component_list",
     "encode_png",
@@ -90,6 +100,8 @@ __all__ = [
     "settings_of",
     "settings_text",
     "side_by_side",
+    "span_words",
+    "write_whole",
 ]
 
 _CUT_OFF = "The last line of {} is cut off and was left out; that trial will run again."
@@ -104,12 +116,14 @@ class Contents:
         warnings: what was left out, in words.
         declared: name, thresholds and limits of the audit.
         prices: what settings cost in accuracy, one entry for each training.
+        bounds: what no attacker of a stated class can do better than, one entry for each captured batch.
     """
 
     records: tuple[TrialRecord, ...]
     warnings: tuple[str, ...] = ()
     declared: Declared = Declared()
     prices: tuple[PriceRecord, ...] = ()
+    bounds: tuple[BoundRecord, ...] = ()
 
     @cached_property
     def summary(self) -> Summary:
@@ -128,7 +142,16 @@ class Contents:
             return ()
         limit = next(iter(self.declared.limits), None)
         at, below = (self.declared.thresholds[0], None) if limit is None else (limit.success_rate_at, limit.below)
-        return frontiers_of(self.summary.groups, self.prices, threshold=at, below=below)
+        return frontiers_of(self.summary.groups, self.prices, threshold=at, below=below, ceilings=self.ceilings)
+
+    @cached_property
+    def ceilings(self) -> dict[str, Ceiling]:
+        """What bounds say about settings, by key; empty for an audit that asked for none."""
+        return ceilings_of(self.summary.groups, self.records, self.bounds)
+
+    def ceiling_of(self, group: Group) -> Ceiling | None:
+        """That of the setting of a group, if it has one."""
+        return self.ceilings.get(setting_key(group.settings)) if self.ceilings else None
 
     @property
     def finished(self) -> frozenset[str]:
@@ -231,7 +254,8 @@ class Store:
                     warnings.append(_CUT_OFF.format(self.lines.name))
                 else:
                     records[record.id] = record
-        return Contents(tuple(records.values()), tuple(warnings), read_declared(self.folder), read_prices(self.folder))
+        declared, prices, bounds = read_declared(self.folder), read_prices(self.folder), read_bounds(self.folder)
+        return Contents(tuple(records.values()), tuple(warnings), declared, prices, bounds)
 
     def records(self) -> tuple[TrialRecord, ...]:
         """The records alone; see `contents`."""

@@ -189,7 +189,12 @@ def _difference(members: Sequence[TrialRecord], others: Sequence[TrialRecord]) -
 
 def capture_of(record: TrialRecord) -> str:
     """The captured batch of a trial, equal for all attacks on it."""
-    return json.dumps([record.spec.get("seed"), list(record.examples), record.spec.get("targets")])
+    return capture_key(record.spec)
+
+
+def capture_key(spec: Mapping[str, object]) -> str:
+    """The same of a trial that is planned."""
+    return json.dumps([spec.get("seed"), component_list(spec.get("examples")), spec.get("targets")])
 
 
 def _training_steps(record: TrialRecord) -> float:

@@ -11,6 +11,7 @@ from gradleak.cli.attack import attack
 from gradleak.cli.audit import audit
 from gradleak.cli.bench import bench
 from gradleak.cli.bound_dp import bound_dp
+from gradleak.cli.bound import bound
 from gradleak.cli.check import check
 from gradleak.cli.compare import compare_folders
 from gradleak.cli.demo import demo
@@ -34,6 +35,7 @@ app.command()(train)
 app.command()(learn)
 app.command()(attack)
 app.command()(check)
+app.command()(bound)
 app.command("inspect")(inspect_model)
 app.command("list")(listing)
 app.command()(report)

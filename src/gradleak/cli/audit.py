@@ -21,12 +21,13 @@ from gradleak.audits.limits import Checked
 from gradleak.audits.prices import PriceOutcome
 from gradleak.audits.records import TrialRecord, plain, settings_text
 from gradleak.audits.report import write_report
-from gradleak.audits.report.figures import frontier_figures
+from gradleak.audits.report.figures import bound_figures, frontier_figures
 from gradleak.audits.report.words import cell, verdict
 from gradleak.audits.spec import AuditSpec, Component, DataSpec, ModelSpec, PerClient
 from gradleak.audits.store import Contents, Store
+from gradleak.cli.audit_bounds import bound_facts, bound_lines, compute_bounds, print_bounds
 from gradleak.cli.audit_progress import progress_lines
-from gradleak.cli.console import console, errors, print_json
+from gradleak.cli.console import console, duration, errors, print_json
 from gradleak.cli.loading import AsJson
 from gradleak.cli.train_progress import training_lines
 from gradleak.errors import BadInput, refuse
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from gradleak.audits.run import AuditOutcome
 
 EXCEEDED, INCOMPLETE = 1, 3
-MINUTE, HOUR, DAY = 60, 3600, 86400
 
 
 def audit(
@@ -76,6 +76,8 @@ def audit(
         declared = declare(spec, overrides, out)
     with progress_lines() as notify:
         outcome = run_declared(declared, out, retry_errors=retry_errors, command=command, notify=notify)
+    if declared.bounds and not outcome.stopped:
+        outcome = compute_bounds(declared, out, outcome, command, retry_errors=retry_errors)
     if declared.prices and not outcome.stopped:
         outcome = _learn_prices(declared, out, outcome, command, retry_errors=retry_errors)
     contents = Store(out).contents()
@@ -178,6 +180,7 @@ def _print_outcome(
                 "verdict": summary.level,
                 "limits": limits,
                 "frontiers": plain(frontier_figures(contents), "frontiers"),
+                "bounds": plain(bound_figures(contents), "bounds"),
             }
         )
         return
@@ -186,6 +189,7 @@ def _print_outcome(
     console.print(Text(f"{found.badge}: {found.headline}", style="bold"), soft_wrap=True)
     for finding in found.findings:
         console.print(Text(f"- {finding}"), soft_wrap=True)
+    print_bounds(contents)
     for frontier in contents.frontiers:
         if len(contents.frontiers) > 1:
             console.print(Text(f"{frontier.title}:"), soft_wrap=True)
@@ -231,6 +235,7 @@ def _print_plan(declared: DeclaredAudit, out: Path | None, *, as_json: bool) -> 
                 {"name": training.declared.spec.name, "done": training.done} for training in declared.trainings
             ],
             "price_trainings": len(declared.prices),
+            **bound_facts(declared, out),
             "ids": [trial.id for trial in planned],
         }
         print_json(facts)
@@ -250,7 +255,7 @@ def _print_plan(declared: DeclaredAudit, out: Path | None, *, as_json: bool) -> 
         line = f"Training {name} is done" if training.done else f"Training comes first: {name}; see gradleak train"
         console.print(Text(line), soft_wrap=True)
     console.print(f"{cells} cells x {spec.trials} captured batches = {expected.trials} trials")
-    for line in [*_price_lines(declared), *_time_lines(expected, out)]:
+    for line in [*_price_lines(declared), *bound_lines(declared, out), *_time_lines(expected, out)]:
         console.print(Text(line), soft_wrap=True)
 
 
@@ -280,22 +285,6 @@ def _time_lines(expected: TimeEstimate, out: Path | None) -> list[str]:
     lines.append(f"Time: about {duration(expected.seconds)} with {at_once}, {most} for the attacks")
     lines.append(f"Estimated {expected.how}.")
     return lines
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people read them.
-
-    Returns:
-        One number with a unit.
-
-    >>> duration(0.4), duration(90), duration(9000), duration(200000)
-    ('1 s', '1.5 min', '2.5 h', '2.3 days')
-    """
-    for limit, unit, name in ((MINUTE, 1, "s"), (HOUR, MINUTE, "min"), (DAY, HOUR, "h")):
-        if seconds < limit:
-            value = max(seconds / unit, 1)
-            return f"{value:.0f} {name}" if unit == 1 or value >= 10 else f"{value:.1f} {name}"
-    return f"{seconds / DAY:.1f} days"
 
 
 def _stored(out: Path | None) -> Sequence[TrialRecord]:

@@ -17,6 +17,8 @@ from rich.text import Text
 # Without a terminal, progress is one plain line at most this often.
 SECONDS_BETWEEN_LINES = 5.0
 
+MINUTE, HOUR, DAY = 60, 3600, 86400
+
 console = Console(highlight=False)
 """Standard output."""
 
@@ -98,3 +100,19 @@ def facts_table(title: str, rows: Sequence[tuple[str, str]]) -> Table:
 def number(value: float) -> str:
     """A number in three digits, or a dash where there is none."""
     return "-" if math.isnan(value) else f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them.
+
+    Returns:
+        One number with a unit.
+
+    >>> duration(0.4), duration(90), duration(9000), duration(200000)
+    ('1 s', '1.5 min', '2.5 h', '2.3 days')
+    """
+    for limit, unit, name in ((MINUTE, 1, "s"), (HOUR, MINUTE, "min"), (DAY, HOUR, "h")):
+        if seconds < limit:
+            value = max(seconds / unit, 1)
+            return f"{value:.0f} {name}" if unit == 1 or value >= 10 else f"{value:.1f} {name}"
+    return f"{seconds / DAY:.1f} days"

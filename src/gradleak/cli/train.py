@@ -9,8 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from gradleak.cli.audit import duration
-from gradleak.cli.console import console, errors, facts_table, print_json
+from gradleak.cli.console import console, duration, errors, facts_table, print_json
 from gradleak.cli.loading import AsJson
 from gradleak.cli.train_progress import training_lines
 from gradleak.errors import refuse

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from gradleak.audits.report.answers import answers_of
-from gradleak.audits.store import Contents, plain
+from gradleak.audits.store import Contents, ceiling_sentence, plain
 
 
 def figures(contents: Contents) -> bytes:
@@ -30,6 +30,7 @@ def figures(contents: Contents) -> bytes:
         "limits": [{**asdict(one), "state": one.state, "words": one.describe()} for one in contents.limits],
         "answers": answers_of(contents),
         "frontiers": frontier_figures(contents),
+        "bounds": bound_figures(contents),
         "groups": [asdict(group) for group in summary.groups],
         "warnings": contents.warnings,
     }
@@ -45,3 +46,8 @@ def frontier_figures(contents: Contents) -> list[dict[str, Any]]:
         ]
         found.append({**asdict(replace(frontier, points=())), "points": points})
     return found
+
+
+def bound_figures(contents: Contents) -> list[dict[str, Any]]:
+    """What bounds say about every setting as plain data, with the sentence of the report."""
+    return [{**asdict(one), "words": ceiling_sentence(one)} for one in contents.ceilings.values()]

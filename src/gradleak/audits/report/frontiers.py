@@ -47,7 +47,7 @@ def sections(contents: Contents) -> list[FrontierSection]:
 
 def frontier_table(frontier: Frontier) -> Table:
     """The figures of every setting, in the order of the audit."""
-    bounded = any(point.bound is not None for point in frontier.points)
+    bounded = any(point.bound is not None or point.bound_trouble for point in frontier.points)
     header = (
         "setting",
         f"leaked at {frontier.threshold:g} dB [95 %]",
@@ -55,7 +55,7 @@ def frontier_table(frontier: Frontier) -> Table:
         "knows the defense",
         "does not",
         "median PSNR, dB [95 %]",
-        *(("bound, dB",) if bounded else ()),
+        *(("unbiased ceiling, dB [min, max]",) if bounded else ()),
         "test accuracy, % [95 %]",
         "price, points [95 %]",
         "dominated by",
@@ -68,7 +68,7 @@ def frontier_table(frontier: Frontier) -> Table:
             _share(point.adaptive),
             _share(point.blind),
             _psnr(point.psnr),
-            *((NOTHING if point.bound is None else decibels(point.bound),) if bounded else ()),
+            *((_bound(point),) if bounded else ()),
             _percent(point.accuracy) if not math.isnan(point.accuracy.value) else point.trouble or NOTHING,
             _percent(point.price),
             _dominated(point, frontier.points),
@@ -76,6 +76,12 @@ def frontier_table(frontier: Frontier) -> Table:
         for number, point in enumerate(frontier.points, start=1)
     ]
     return Table(header, tuple(rows))
+
+
+def _bound(point: Point) -> str:
+    if point.bound is None or point.bound_ends is None:
+        return point.bound_trouble or NOTHING
+    return f"{decibels(point.bound)} [{decibels(point.bound_ends[0])}, {decibels(point.bound_ends[1])}]"
 
 
 def _leak(point: Point) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from gradleak.audits.report import choosing, plots, wall, words
 from gradleak.audits.report.answers import SMALL, answers_of
+from gradleak.audits.report.ceilings import ceiling_section
 from gradleak.audits.report.choosing import choose
 from gradleak.audits.report.curves import curves_of
 from gradleak.audits.report.frontiers import sections
@@ -101,7 +102,7 @@ def _data(store: Store, contents: Contents, brief: bool) -> dict[str, Any]:
     cards = [card for _, _, members in walls for card in members]
     for card in cards:
         store.picture(card.record)
-    leak = summary.worst
+    leak, bounds = summary.worst, ceiling_section(contents)
     worst = None if leak is None else next((record for record in records if record.id == leak.trial), None)
     return {
         "folder": contents.declared.name or store.folder.resolve().name,
@@ -112,6 +113,8 @@ def _data(store: Store, contents: Contents, brief: bool) -> dict[str, Any]:
         "verdict": words.verdict(summary),
         "answers": answers_of(contents)[:MOST_ANSWERS],
         "frontiers": sections(contents),
+        "bounds": bounds,
+        "bound_findings": () if bounds is None else bounds.findings,
         "statuses": words.STATUS,
         "short_statuses": words.SHORT_STATUS,
         "small": SMALL,

@@ -191,6 +191,17 @@ def frontier_plot(points: Sequence[Point]) -> str:
     return _picture(draw, frame, []) if shown else ""
 
 
+def spectrum_plot(values: Sequence[float]) -> str:
+    """Singular values in descending order; those that are zero have no place on the logarithmic axis.
+
+    Returns:
+        SVG; empty if all are zero.
+    """
+    shown = _positive(values)
+    places = list(range(1, len(shown) + 1))
+    return _svg([Curve(places, shown, 1)], Frame(x="direction", y="singular value", log_x=False, log_y=True))
+
+
 def _ends(interval: Interval) -> tuple[float, float]:
     """Ends in percent within the axis; a single training has none, and a dot alone."""
     if math.isnan(interval.low):
