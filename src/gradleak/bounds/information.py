@@ -26,12 +26,12 @@ class FisherInformation:
 
     @property
     def unknowns(self) -> int:
-        """d."""
+        """D."""
         return len(self.vectors)
 
     @property
     def rank(self) -> int:
-        """r."""
+        """R."""
         return len(self.values)
 
     @property
@@ -40,7 +40,7 @@ class FisherInformation:
         return self.unknowns - self.rank
 
     def mse_floor(self) -> float:
-        """`tr(I^-1) / d`: the least mean squared error of an unbiased estimate (Cramer-Rao); infinite if any is free."""
+        """`tr(I^-1) / d`, the least mean squared error of an unbiased estimate; infinite if any is free."""
         if self.free:
             return math.inf
         return float((1 / self.values).sum()) / max(1, self.unknowns)

@@ -106,7 +106,7 @@ def leakage_bound(
     exact_unknowns: int = EXACT_UNKNOWNS,
     keep_information: bool = False,
 ) -> LeakageBound:
-    """The Cramer-Rao bound of a private batch under a client and defenses (FIELD: Hannun et al. 2021; Guo et al. 2022).
+    """The Cramer-Rao bound of a private batch under a client and defenses (Hannun, Guo, van der Maaten, UAI 2021).
 
     Observing `h = g(x) + noise` of Fisher information 1/q per entry, an unbiased estimate of x has a covariance of at
     least `I^-1` with `I = J^T J / q`, J the Jacobian of g. Everything is computed in float64.
@@ -165,7 +165,7 @@ def leakage_bound(
 
 
 def _laws(problem: Unknowns, inverse_information: float) -> tuple[list[Tensor], list[float]]:
-    """Scales of the rows, and the standard deviation that belongs to a scale of 1: of noise, or of J and of rounding."""
+    """Scales of the rows, and the standard deviation of a scale of 1: of noise, or of J itself and of rounding."""
     if inverse_information > 0:
         variance = inverse_information + problem.variance
         if problem.buffers:

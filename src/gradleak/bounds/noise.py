@@ -90,10 +90,17 @@ def noise_stage(client: Client, defenses: Sequence[Defense], count: int) -> Nois
 
 
 def client_inverse_information(client: Client, count: int) -> float:
-    """q of the noise that the client itself adds to an entry of its update.
+    """The inverse information of the noise that the client itself adds to an entry of its update.
 
     DP-SGD adds `N(0, (sigma C)^2)` to a sum that is divided by B; of an aggregate's clients every noise is multiplied
     by the client's share.
+
+    Args:
+        client: how the update is made.
+        count: private examples.
+
+    Returns:
+        Q, in the square of the update's units; 0 for none.
     """
     if isinstance(client, DPSGD):
         return (client.noise_multiplier * client.clip / (client.expected_batch_size or count)) ** 2

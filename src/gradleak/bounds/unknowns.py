@@ -3,11 +3,11 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from gradleak.bounds.batch_changes import linear_changes
 from gradleak.bounds.noise import NoiseStage, Placed
 from gradleak.bounds.rounding import defense_variance, type_variance
 from gradleak.captures import in_drawn_order
@@ -16,7 +16,6 @@ from gradleak.clients.settings import StepSettings, sent_state
 from gradleak.defenses import (
     QSGD,
     AddsNoise,
-    ChangesBatch,
     Defense,
     LooksAtStep,
     PrivateStep,
@@ -24,7 +23,6 @@ from gradleak.defenses import (
     RandomK,
     Sign,
 )
-from gradleak.defenses.applying import changed_batch
 from gradleak.errors import refuse
 from gradleak.linalg import JacobianOperator
 from gradleak.seeds import stage_generator
@@ -90,69 +88,60 @@ def unknowns(
     Raises:
         BadInput: where the client cannot be differentiated.
     """
-    sent_as = task.dtype
     exact = _in_double(task)
     acting = _without_autocast(in_drawn_order(client, len(inputs), seed))
     state = sent_state(client, exact.state())
     step = acting.bind(exact, state)
-    variable = exact.encode(inputs)
-    probabilities = exact.target_probabilities(targets)
-    private = PrivateStep(exact, state, *changed_batch(defenses, variable, probabilities, exact.space, seed))
-    with torch.no_grad():
-        base, _ = parted(step(private.variable, private.target_probabilities), state.parameters)
-    transforms = [_transform(placed, base, client, private, seed) for placed in stage.before]
+    variable, probabilities = exact.encode(inputs), exact.target_probabilities(targets)
+    change_inputs, change_targets = linear_changes(defenses, variable, probabilities, exact, seed)
 
     def client_step(variable: Tensor, probabilities: Tensor) -> tuple[Named, Named]:
-        at, towards = changed_batch(defenses, variable, probabilities, exact.space, seed)
-        tensors, buffers = parted(step(at, towards), state.parameters)
+        tensors, buffers = parted(step(change_inputs(variable), change_targets(probabilities)), state.parameters)
         return tensors, {name: buffer for name, buffer in buffers.items() if buffer.is_floating_point()}
+
+    with torch.no_grad():
+        tensors, buffers = client_step(variable, probabilities)
+    private = PrivateStep(exact, state, change_inputs(variable), change_targets(probabilities))
+    transforms = [_transform(placed, tensors, client, private, seed) for placed in stage.before]
 
     def flat(variable: Tensor, probabilities: Tensor) -> Tensor:
         tensors, buffers = client_step(variable.view(len(inputs), *task.space.shape), probabilities)
         for transform in transforms:
             tensors = transform(tensors)
-        return torch.cat([tensor.flatten() for tensor in (*tensors.values(), *buffers.values())])
+        return _flat({**tensors, **buffers})
 
-    with torch.no_grad():
-        tensors, buffers = client_step(variable, probabilities)
-    variance = type_variance({**tensors, **buffers}, state.parameters, client.kind, sent_as)
+    coarse = type_variance({**tensors, **buffers}, state.parameters, client.kind, task.dtype)
     rounding = {name: torch.zeros_like(tensor) for name, tensor in {**tensors, **buffers}.items()}
+    mask = {name: torch.ones_like(tensor) for name, tensor in {**tensors, **buffers}.items()}
     with torch.no_grad():
         for (_, defense), transform in zip(stage.before, transforms, strict=True):
             for name, added in defense_variance(defense, tensors).items():
                 rounding[name] = rounding[name] + added
             tensors = transform(tensors)
-    mask = {name: torch.ones_like(tensor) for name, tensor in {**tensors, **buffers}.items()}
-    for placed in stage.masks:
-        mask = {**mask, **_realized(placed, {name: mask[name] for name in tensors}, client, seed)}
-    randomness: Literal["error", "same"] = (
-        "same" if any(isinstance(defense, ChangesBatch) for defense in defenses) else "error"
-    )
-    tangent = _tangent(exact.num_classes).to(variable)
-    coordinates = torch.zeros(len(inputs) * len(tangent)).to(variable)
-    by_inputs = _operator(lambda x: flat(x, probabilities), variable.flatten(), randomness)
+        for placed in stage.masks:
+            mask.update(_realized(placed, {name: mask[name] for name in tensors}, client, seed))
     by_targets = None
     if targets_unknown:
+        tangent = _tangent(exact.num_classes).to(variable)
         by_targets = _operator(
-            lambda y: flat(variable, probabilities + y.view(len(inputs), -1) @ tangent), coordinates, randomness
+            lambda y: flat(variable, probabilities + y.view(len(inputs), -1) @ tangent),
+            torch.zeros(len(inputs) * len(tangent)).to(variable),
         )
     return Unknowns(
-        by_inputs,
-        by_targets,
-        {**tensors, **buffers},
-        (*tensors, *buffers),
-        _flat(mask).sign().abs(),
-        _flat(rounding),
-        _flat(rounding) + _flat(variance),
-        sum(buffer.numel() for buffer in buffers.values()),
+        by_inputs=_operator(lambda x: flat(x, probabilities), variable.flatten()),
+        by_targets=by_targets,
+        sent={**tensors, **buffers},
+        names=(*tensors, *buffers),
+        mask=_flat(mask).sign().abs(),
+        variance=_flat(rounding),
+        precision=_flat(rounding) + _flat(coarse),
+        buffers=sum(buffer.numel() for buffer in buffers.values()),
     )
 
 
-def _operator(
-    function: Callable[[Tensor], Tensor], at: Tensor, randomness: Literal["error", "same"]
-) -> JacobianOperator:
+def _operator(function: Callable[[Tensor], Tensor], at: Tensor) -> JacobianOperator:
     """The operator after one trial of each product, so that a model that lacks derivatives is refused at the door."""
-    operator = JacobianOperator(function, at, randomness=randomness)
+    operator = JacobianOperator(function, at)
     try:
         operator.matmat(torch.ones(len(at), 1).to(at))
         operator.rmatmat(torch.ones(operator.shape[0], 1).to(at))

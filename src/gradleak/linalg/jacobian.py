@@ -1,7 +1,9 @@
 """The Jacobian of a function between flat vectors, without storing it."""
 
+import functools
+import warnings
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -24,7 +26,6 @@ class JacobianOperator:
         function: from `[d]` to `[P]`, pure, and usable under `torch.func` transforms.
         at: the point `[d]`; its type decides the precision of everything.
         chunk: vectors of a block; None for up to 128, as memory allows.
-        randomness: what `vmap` is told: `"same"` for a function that draws from a generator which it makes itself.
     """
 
     def __init__(
@@ -33,14 +34,13 @@ class JacobianOperator:
         at: Tensor,
         *,
         chunk: int | None = None,
-        randomness: Literal["error", "same"] = "error",
     ) -> None:
+        _load_forward_mode()
         self.function = function
         self.at = at.detach()
         with torch.no_grad():
             self.value = function(self.at)
         self.chunk = chunk or max(1, min(_LARGEST_CHUNK, _ENTRIES_AT_ONCE // max(1, *self.shape)))
-        self._randomness = randomness
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -57,13 +57,13 @@ class JacobianOperator:
 
     def matmat(self, vectors: Tensor) -> Tensor:
         """`J V` for V `[d, k]`, gives `[P, k]`."""
-        each = torch.vmap(self.matvec, in_dims=1, out_dims=1, randomness=self._randomness)
-        return torch.cat([each(block) for block in vectors.split(self.chunk, dim=1)], dim=1)
+        each = torch.vmap(self.matvec, in_dims=1, out_dims=1)
+        return _joined([each(block) for block in vectors.split(self.chunk, dim=1)])
 
     def rmatmat(self, cotangents: Tensor) -> Tensor:
         """`J^T U` for U `[P, k]`, gives `[d, k]`."""
-        each = torch.vmap(self.rmatvec, in_dims=1, out_dims=1, randomness=self._randomness)
-        return torch.cat([each(block) for block in cotangents.split(self.chunk, dim=1)], dim=1)
+        each = torch.vmap(self.rmatvec, in_dims=1, out_dims=1)
+        return _joined([each(block) for block in cotangents.split(self.chunk, dim=1)])
 
     def columns(self) -> Iterator[tuple[slice, Tensor]]:
         """The columns of J in blocks, each with its place: `(slice, [P, block])`."""
@@ -118,3 +118,16 @@ class JacobianOperator:
             matmat=lambda v: self.matmat(on(v)).cpu().double().numpy(),  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
             rmatmat=lambda u: self.rmatmat(on(u)).cpu().double().numpy(),  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
         )
+
+
+@functools.cache
+def _load_forward_mode() -> None:
+    """The first use of forward mode in a process makes torch script its own rules, of which torch itself then warns."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.func.jvp(torch.tanh, (torch.zeros(1),), (torch.zeros(1),))
+
+
+def _joined(blocks: list[Tensor]) -> Tensor:
+    # `vmap` lays each product out in one piece, and a single block needs no transposed copy.
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
