@@ -2,5 +2,6 @@
 
 from gradleak.bounds.information import FisherInformation
 from gradleak.bounds.leakage_bound import LeakageBound, leakage_bound
+from gradleak.bounds.screening import Screening, screen
 
-__all__ = ["FisherInformation", "LeakageBound", "leakage_bound"]
+__all__ = ["FisherInformation", "LeakageBound", "Screening", "leakage_bound", "screen"]
