@@ -1,20 +1,139 @@
 """The Jacobian of every example's own update by that example, for a chunk of examples at once, by products alone."""
 
 from collections.abc import Callable
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
-from torch.func import vjp, vmap
+from torch.func import jvp, vjp, vmap
 
 from gradleak.clients import Gradient
+from gradleak.linalg import JacobianOperator
 from gradleak.tasks import Task
 
 _Pull = Callable[[Tensor], tuple[Tensor]]
+_Alone = Callable[[Tensor, Tensor], Tensor]
 
 # Entries of updates held at once, 64 MB in float32; intermediate values of a network are several times that.
 _ENTRIES_AT_ONCE = 2**24
 _LARGEST_CHUNK = 64
+
+# Relative difference up to which two ways of differentiating are the same but for rounding in float32.
+_AGREE = 1e-3
+_TRIED = 2
+
+
+class ExampleJacobians(Protocol):
+    """J of each of n examples: how its own gradient moves when the example moves."""
+
+    @property
+    def updates(self) -> Tensor:
+        """`[n, P]`, of each example alone."""
+        ...
+
+    def times(self, vectors: Tensor) -> Tensor:
+        """J of each times a vector of its own: `[n, d]` to `[n, P]`."""
+        ...
+
+    def transposed(self, rows: Tensor) -> Tensor:
+        """The transpose of each times rows of its own: `[n, P]` to `[n, d]`."""
+        ...
+
+
+class Recorded:
+    """Quick: the step is recorded once, and products replay the record.
+
+    The transpose is reverse mode through the record, and J is reverse mode through the transpose, which is linear. The
+    record is one of batched kernels, and their second derivatives can be silently wrong: LayerNorm's batched backward
+    pass is made of its mean and deviation, which count as constants there (torch 2.x). See `quick_route_holds`.
+
+    Args:
+        task: in the precision in which all is computed.
+        client: one gradient.
+        inputs: `[n, *shape]`.
+        targets: class indices `[n]`, or probabilities `[n, C]`.
+    """
+
+    def __init__(self, task: Task, client: Gradient, inputs: Tensor, targets: Tensor) -> None:
+        alone = _alone(task, client)
+        variable, probabilities = task.encode(inputs), task.target_probabilities(targets)
+        sent, pull = vjp(lambda flat: vmap(alone)(flat.view(variable.shape), probabilities), variable.flatten(1))
+        self.updates = cast(Tensor, sent).detach()
+        self._pull = cast(_Pull, pull)
+        _, push = vjp(lambda rows: self._pull(rows)[0], torch.zeros_like(self.updates))
+        self._push = cast(_Pull, push)
+
+    def times(self, vectors: Tensor) -> Tensor:
+        """See `ExampleJacobians`."""
+        return self._push(vectors)[0].detach()
+
+    def transposed(self, rows: Tensor) -> Tensor:
+        """See `ExampleJacobians`."""
+        return self._pull(rows)[0].detach()
+
+
+class Repeated:
+    """Safe and about half as fast: each product differentiates the step of one example, and all of this is batched.
+
+    Args:
+        task: as for `Recorded`, with the rest.
+        client: likewise.
+        inputs: likewise.
+        targets: likewise.
+    """
+
+    def __init__(self, task: Task, client: Gradient, inputs: Tensor, targets: Tensor) -> None:
+        JacobianOperator(torch.tanh, torch.zeros(1))  # loads forward mode, of which torch would warn
+        self._alone, self._shape = _alone(task, client), inputs.shape
+        self._variable, self._probabilities = task.encode(inputs), task.target_probabilities(targets)
+        with torch.no_grad():
+            self.updates = vmap(self._alone)(self._variable, self._probabilities).detach()
+
+    def times(self, vectors: Tensor) -> Tensor:
+        """See `ExampleJacobians`."""
+
+        def one(variable: Tensor, probabilities: Tensor, vector: Tensor) -> Tensor:
+            return cast(Tensor, jvp(lambda at: self._alone(at, probabilities), (variable,), (vector,))[1])
+
+        return vmap(one)(self._variable, self._probabilities, vectors.view(self._shape)).detach()
+
+    def transposed(self, rows: Tensor) -> Tensor:
+        """See `ExampleJacobians`."""
+
+        def one(variable: Tensor, probabilities: Tensor, row: Tensor) -> Tensor:
+            _, pull = vjp(lambda at: self._alone(at, probabilities), variable)
+            return cast(_Pull, pull)(row)[0]
+
+        return vmap(one)(self._variable, self._probabilities, rows).detach().flatten(1)
+
+
+def quick_route_holds(
+    task: Task, client: Gradient, inputs: Tensor, targets: Tensor, generator: torch.Generator
+) -> bool:
+    """Whether both ways agree, on the first examples and in random directions.
+
+    Args:
+        task: as for `Recorded`.
+        client: likewise.
+        inputs: `[n, *shape]`, of which a few are tried.
+        targets: likewise.
+        generator: of the directions.
+
+    Returns:
+        False also where the quick way cannot be taken at all.
+    """
+    inputs, targets = inputs[:_TRIED], targets[:_TRIED]
+    safe = Repeated(task, client, inputs, targets)
+    vectors = torch.randn(len(inputs), inputs[0].numel(), generator=generator).to(safe.updates)
+    images = safe.times(vectors)
+    backs = safe.transposed(images)
+    try:
+        quick = Recorded(task, client, inputs, targets)
+        differences = ((quick.times(vectors), images), (quick.transposed(images), backs))
+    # An operation of a foreign model that lacks a third derivative.
+    except Exception:  # noqa: BLE001
+        return False
+    return all(float((got - wanted).norm()) <= _AGREE * float(wanted.norm()) for got, wanted in differences)
 
 
 def chunk_size(task: Task) -> int:
@@ -23,46 +142,12 @@ def chunk_size(task: Task) -> int:
     return max(1, min(_LARGEST_CHUNK, _ENTRIES_AT_ONCE // (4 * max(1, entries))))
 
 
-class ExampleJacobians:
-    """J of each of n examples: how its own gradient moves when the example moves.
+def _alone(task: Task, client: Gradient) -> _Alone:
+    """One example's update as a flat vector."""
+    simulate = client.bind(task, task.state())
 
-    The step is recorded once, its transpose is reverse mode through that record, and J itself is reverse mode through
-    the transpose, which is linear. Nothing runs forward again from product to product: a product costs about as much as
-    a step of training, half of what forward mode over reverse mode costs.
+    def alone(variable: Tensor, probabilities: Tensor) -> Tensor:
+        tensors = simulate(variable[None], probabilities[None])
+        return torch.cat([tensor.flatten() for tensor in tensors.values()])
 
-    Args:
-        task: in the precision in which all is computed.
-        client: one gradient.
-        inputs: `[n, *shape]`.
-        targets: class indices `[n]`, or probabilities `[n, C]`.
-
-    Attributes:
-        updates: `[n, P]`, of each example alone.
-        unknowns: values of one example d.
-    """
-
-    def __init__(self, task: Task, client: Gradient, inputs: Tensor, targets: Tensor) -> None:
-        simulate = client.bind(task, task.state())
-        variable, probabilities = task.encode(inputs), task.target_probabilities(targets)
-
-        def alone(variable: Tensor, probabilities: Tensor) -> Tensor:
-            tensors = simulate(variable[None], probabilities[None])
-            return torch.cat([tensor.flatten() for tensor in tensors.values()])
-
-        def updates(flat: Tensor) -> Tensor:
-            return vmap(alone)(flat.view(variable.shape), probabilities)
-
-        sent, pull = vjp(updates, variable.flatten(1))
-        self.unknowns = variable[0].numel()
-        self.updates = cast(Tensor, sent).detach()
-        self._pull = cast(_Pull, pull)
-        _, push = vjp(lambda rows: self._pull(rows)[0], torch.zeros_like(self.updates))
-        self._push = cast(_Pull, push)
-
-    def times(self, vectors: Tensor) -> Tensor:
-        """J of each times a vector of its own: `[n, d]` to `[n, P]`."""
-        return self._push(vectors)[0].detach()
-
-    def transposed(self, rows: Tensor) -> Tensor:
-        """The transpose of each times rows of its own: `[n, P]` to `[n, d]`."""
-        return self._pull(rows)[0].detach()
+    return alone

@@ -26,11 +26,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gradleak.bounds.example_jacobians import ExampleJacobians, chunk_size
+from gradleak.bounds.example_jacobians import ExampleJacobians, Recorded, Repeated, chunk_size, quick_route_holds
 from gradleak.captures import admitted
 from gradleak.clients import Client, Gradient
 from gradleak.clients.settings import stateful_layers
-from gradleak.errors import refuse
+from gradleak.errors import BadInput, refuse
 from gradleak.linalg.golub_kahan import Bidiagonal, Rule, golub_kahan
 from gradleak.seeds import stage_generator
 from gradleak.tasks import Task
@@ -148,13 +148,15 @@ def screen(
     refuse(_problems(task, inputs, targets, client, steps, probes))
     assert isinstance(client, Gradient)  # refused above
     computed, size = _in_single(task), chunk_size(task)
+    made = _route(computed, client, inputs, targets, seed)
     found: list[tuple[Bidiagonal, Tensor]] = []
     equations = 0
     for first in range(0, len(inputs), size):
         chunk = slice(first, min(len(inputs), first + size))
-        jacobians = _jacobians(computed, client, inputs[chunk], targets[chunk])
+        jacobians = made(computed, client, inputs[chunk], targets[chunk])
         equations = jacobians.updates.shape[1]
-        found.append((_bidiagonal(jacobians, first, steps, probes, seed), jacobians.updates.double().norm(dim=1)))
+        bidiagonal = _bidiagonal(jacobians, inputs[0].numel(), first, steps, probes, seed)
+        found.append((bidiagonal, jacobians.updates.double().norm(dim=1)))
         if notify is not None:
             notify(chunk.stop, len(inputs))
     bidiagonal = Bidiagonal(
@@ -202,9 +204,11 @@ def _mean(rule: Rule, function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Ten
     return draws.mean(dim=1), draws.std(dim=1) / draws.shape[1] ** 0.5
 
 
-def _bidiagonal(jacobians: ExampleJacobians, first: int, steps: int, probes: int, seed: int) -> Bidiagonal:
+def _bidiagonal(
+    jacobians: ExampleJacobians, unknowns: int, first: int, steps: int, probes: int, seed: int
+) -> Bidiagonal:
     """Every probe of a chunk that begins at position `first`; zeros for updates that are not finite."""
-    count, unknowns = len(jacobians.updates), jacobians.unknowns
+    count = len(jacobians.updates)
     signs = torch.empty(count, probes, unknowns)
     for row in range(count):
         generator = stage_generator(seed, f"screening/{first + row}")
@@ -217,19 +221,22 @@ def _bidiagonal(jacobians: ExampleJacobians, first: int, steps: int, probes: int
     )
 
 
-def _jacobians(task: Task, client: Gradient, inputs: Tensor, targets: Tensor) -> ExampleJacobians:
+def _route(
+    task: Task, client: Gradient, inputs: Tensor, targets: Tensor, seed: int
+) -> type[Recorded] | type[Repeated]:
+    """The quicker way of taking products, or the safe one where the other is not the same."""
     try:
-        return ExampleJacobians(task, client, inputs, targets)
+        holds = quick_route_holds(task, client, inputs, targets, stage_generator(seed, "screening"))
     # The model is foreign code, and any exception of it means the same to the user.
     except Exception as error:  # noqa: BLE001
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        refuse(
+        raise BadInput(
             [
-                f"model: expected one whose gradient can be differentiated example by example (torch.func.vjp and "
+                f"model: expected one whose gradient can be differentiated example by example (torch.func.jvp, vjp and "
                 f"vmap), got {reason}; replace the operation, `gradleak inspect` names it"
             ]
-        )
-        raise
+        ) from error
+    return Recorded if holds else Repeated
 
 
 def _in_single(task: Task) -> Task:
