@@ -1,5 +1,6 @@
 """gradleak: how much of the training data can be rebuilt from the updates that clients share."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from gradleak import attacks, clients, defenses
@@ -13,6 +14,7 @@ from gradleak.threat import Observation, ThreatModel
 from gradleak.updates import Update
 
 if TYPE_CHECKING:
+    from gradleak import bounds
     from gradleak.audits.audit import audit
     from gradleak.bounds import LeakageBound, leakage_bound
     from gradleak.training.train import train
@@ -35,6 +37,7 @@ __all__ = [
     "__version__",
     "attacks",
     "audit",
+    "bounds",
     "capture",
     "clients",
     "defenses",
@@ -56,6 +59,8 @@ def __getattr__(name: str) -> Any:
         from gradleak.training.train import train
 
         return train
+    if name == "bounds":
+        return importlib.import_module("gradleak.bounds")
     if name in {"LeakageBound", "leakage_bound"}:
         from gradleak import bounds
 

@@ -221,9 +221,7 @@ def _bidiagonal(
     )
 
 
-def _route(
-    task: Task, client: Gradient, inputs: Tensor, targets: Tensor, seed: int
-) -> type[Recorded] | type[Repeated]:
+def _route(task: Task, client: Gradient, inputs: Tensor, targets: Tensor, seed: int) -> type[Recorded] | type[Repeated]:
     """The quicker way of taking products, or the safe one where the other is not the same."""
     try:
         holds = quick_route_holds(task, client, inputs, targets, stage_generator(seed, "screening"))

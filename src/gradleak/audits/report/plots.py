@@ -191,6 +191,34 @@ def frontier_plot(points: Sequence[Point]) -> str:
     return _picture(draw, frame, []) if shown else ""
 
 
+def histogram_plot(values: Sequence[float], x: str, marks: Sequence[float] = ()) -> str:
+    """How often values occur, over a logarithmic axis.
+
+    Args:
+        values: those above 0 and finite are counted.
+        x: words below the axis.
+        marks: vertical lines at these values.
+
+    Returns:
+        SVG; empty if there is nothing to draw.
+    """
+    logs = [math.log10(value) for value in values if 0 < value < math.inf]
+    if not logs:
+        return ""
+    # A tenth of a decade more, so that equal values make one bar in the middle.
+    low, high = min(logs) - 0.05, max(logs) + 0.05
+    count = min(40, max(5, round(2 * len(logs) ** 0.5)))
+    edges = [low + (high - low) * place / count for place in range(count + 1)]
+    counts = [0] * count
+    for value in logs:
+        counts[min(count - 1, int(count * (value - low) / (high - low)))] += 1
+
+    def draw(axes: "Axes") -> None:
+        axes.stairs(counts, [10**edge for edge in edges], fill=True, color=_SERIES[0], alpha=0.8, zorder=2)
+
+    return _picture(draw, Frame(x=x, y="examples", columns=marks), [])
+
+
 def _ends(interval: Interval) -> tuple[float, float]:
     """Ends in percent within the axis; a single training has none, and a dot alone."""
     if math.isnan(interval.low):
