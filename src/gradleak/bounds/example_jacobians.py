@@ -57,11 +57,13 @@ class Recorded:
     def __init__(self, task: Task, client: Gradient, inputs: Tensor, targets: Tensor) -> None:
         alone = _alone(task, client)
         variable, probabilities = task.encode(inputs), task.target_probabilities(targets)
-        sent, pull = vjp(lambda flat: vmap(alone)(flat.view(variable.shape), probabilities), variable.flatten(1))
-        self.updates = cast(Tensor, sent).detach()
-        self._pull = cast(_Pull, pull)
-        _, push = vjp(lambda rows: self._pull(rows)[0], torch.zeros_like(self.updates))
-        self._push = cast(_Pull, push)
+
+        def updates(flat: Tensor) -> Tensor:
+            return vmap(alone)(flat.view(variable.shape), probabilities)
+
+        sent, self._pull = _recorded(updates, variable.flatten(1))
+        self.updates = sent.detach()
+        _, self._push = _recorded(self.transposed_with_record, torch.zeros_like(self.updates))
 
     def times(self, vectors: Tensor) -> Tensor:
         """See `ExampleJacobians`."""
@@ -70,6 +72,10 @@ class Recorded:
     def transposed(self, rows: Tensor) -> Tensor:
         """See `ExampleJacobians`."""
         return self._pull(rows)[0].detach()
+
+    def transposed_with_record(self, rows: Tensor) -> Tensor:
+        """The same, differentiable."""
+        return self._pull(rows)[0]
 
 
 class Repeated:
@@ -93,7 +99,10 @@ class Repeated:
         """See `ExampleJacobians`."""
 
         def one(variable: Tensor, probabilities: Tensor, vector: Tensor) -> Tensor:
-            return cast(Tensor, jvp(lambda at: self._alone(at, probabilities), (variable,), (vector,))[1])
+            def updates(at: Tensor) -> Tensor:
+                return self._alone(at, probabilities)
+
+            return cast(Tensor, jvp(updates, (variable,), (vector,))[1])
 
         return vmap(one)(self._variable, self._probabilities, vectors.view(self._shape)).detach()
 
@@ -101,8 +110,10 @@ class Repeated:
         """See `ExampleJacobians`."""
 
         def one(variable: Tensor, probabilities: Tensor, row: Tensor) -> Tensor:
-            _, pull = vjp(lambda at: self._alone(at, probabilities), variable)
-            return cast(_Pull, pull)(row)[0]
+            def updates(at: Tensor) -> Tensor:
+                return self._alone(at, probabilities)
+
+            return _recorded(updates, variable)[1](row)[0]
 
         return vmap(one)(self._variable, self._probabilities, rows).detach().flatten(1)
 
@@ -140,6 +151,11 @@ def chunk_size(task: Task) -> int:
     """Examples whose products are taken together."""
     entries = sum(parameter.numel() for parameter in task.model.parameters() if parameter.requires_grad)
     return max(1, min(_LARGEST_CHUNK, _ENTRIES_AT_ONCE // (4 * max(1, entries))))
+
+
+def _recorded(function: Callable[[Tensor], Tensor], at: Tensor) -> tuple[Tensor, _Pull]:
+    """A function's value and the transpose of its Jacobian."""
+    return cast(tuple[Tensor, _Pull], vjp(function, at))
 
 
 def _alone(task: Task, client: Gradient) -> _Alone:

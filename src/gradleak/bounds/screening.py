@@ -3,9 +3,10 @@
 What an attacker can get of an example follows from the spectrum of the Jacobian J of its update. The whole spectrum
 takes hundreds of products; a few tell how examples compare, and several such figures are known:
 
-- the trace of `J^T J`, which is the Fisher information loss of Hannun, Guo, van der Maaten (UAI 2021) but for units. With
-  noise of std s it bounds the error of unbiased estimates, `MSE >= d s^2 / tr(J^T J)`, which may be below the Cramer-Rao
-  floor by the square of the condition number: a few large singular values make the trace, and the small ones the floor;
+- the trace of `J^T J`, which is the Fisher information loss of Hannun, Guo, van der Maaten (UAI 2021) but for units.
+  With noise of std s it bounds the error of unbiased estimates, `MSE >= d s^2 / tr(J^T J)`, which may be below the
+  Cramer-Rao floor by the square of the condition number: a few large singular values make the trace, and the small ones
+  make the floor;
 - the largest singular value, by which I2F bounds how far noise moves a reconstruction (Zhang et al., NeurIPS 2023);
 - the extreme eigenvalues of `J^T J` at the truth, by which LAVP ranks examples (Hong et al., AAAI 2024);
 - the norm of the gradient, the usual guess, which is not a property of J at all.
@@ -226,7 +227,7 @@ def _route(task: Task, client: Gradient, inputs: Tensor, targets: Tensor, seed: 
     try:
         holds = quick_route_holds(task, client, inputs, targets, stage_generator(seed, "screening"))
     # The model is foreign code, and any exception of it means the same to the user.
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BadInput(
             [
@@ -282,7 +283,7 @@ def _assumptions(peak: float) -> tuple[str, ...]:
         "and its score 1/B of this one, for an attacker who knows the other examples.",
         "The score is about unbiased estimates, not clipped and without prior knowledge, of inputs whose target is "
         "known; an attacker who knows what images look like can be closer.",
-        "It is local: the derivative at the example itself, at kinks (ReLU, pooling) that of the side on which it lies.",
+        "It is local: the derivative at the example itself, at kinks (ReLU, pooling) that of its own side.",
         "A few steps from random signs stop short of the smallest singular values: the score is an upper limit of the "
         "noise that is enough, good for ranking and not a certificate; leakage_bound gives the exact ceiling.",
         f"The peak of the PSNR is {peak:g}, the range of the inputs.",

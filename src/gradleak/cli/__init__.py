@@ -17,6 +17,7 @@ from gradleak.cli.inspect import inspect_model
 from gradleak.cli.learn import learn
 from gradleak.cli.listing import listing
 from gradleak.cli.report import report
+from gradleak.cli.screen import screen_data
 from gradleak.cli.train import train
 from gradleak.errors import BadInput
 
@@ -34,6 +35,7 @@ app.command()(learn)
 app.command()(attack)
 app.command()(check)
 app.command("inspect")(inspect_model)
+app.command("screen")(screen_data)
 app.command("list")(listing)
 app.command()(report)
 app.command("compare")(compare_folders)

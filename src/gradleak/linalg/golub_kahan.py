@@ -55,7 +55,7 @@ class Bidiagonal:
     above: Tensor
 
     def gauss(self) -> Rule:
-        """k nodes."""
+        """As many nodes as steps."""
         return self._rule(torch.diag_embed(self.diagonal) + torch.diag_embed(self.above[..., :-1], offset=1))
 
     def radau(self) -> Rule:

@@ -214,9 +214,23 @@ def histogram_plot(values: Sequence[float], x: str, marks: Sequence[float] = ())
         counts[min(count - 1, int(count * (value - low) / (high - low)))] += 1
 
     def draw(axes: "Axes") -> None:
-        axes.stairs(counts, [10**edge for edge in edges], fill=True, color=_SERIES[0], alpha=0.8, zorder=2)
+        # Bars over the logarithm itself: matplotlib's own labels of a logarithmic axis collide within a decade.
+        axes.stairs(counts, edges, fill=True, color=_SERIES[0], alpha=0.8, zorder=2)
+        ticks = _round_between(10**low, 10**high)
+        axes.set_xticks([math.log10(tick) for tick in ticks], [f"{tick:g}" for tick in ticks])
 
-    return _picture(draw, Frame(x=x, y="examples", columns=marks), [])
+    columns = [math.log10(mark) for mark in marks if mark > 0]
+    return _picture(draw, Frame(x=x, y="examples", log_x=False, columns=columns), [])
+
+
+def _round_between(low: float, high: float) -> list[float]:
+    """Up to seven round numbers for a logarithmic axis."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for digits in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
+        found = [digit * 10.0**decade for decade in decades for digit in digits if low <= digit * 10.0**decade <= high]
+        if len(found) <= 7:
+            return found or [math.sqrt(low * high)]
+    return found[:: -(-len(found) // 7)]
 
 
 def _ends(interval: Interval) -> tuple[float, float]:
