@@ -10,8 +10,8 @@ import typer
 from gradleak.cli.attack import attack
 from gradleak.cli.audit import audit
 from gradleak.cli.bench import bench
-from gradleak.cli.bound_dp import bound_dp
 from gradleak.cli.bound import bound
+from gradleak.cli.bound_dp import bound_dp
 from gradleak.cli.check import check
 from gradleak.cli.compare import compare_folders
 from gradleak.cli.demo import demo
@@ -19,6 +19,7 @@ from gradleak.cli.inspect import inspect_model
 from gradleak.cli.learn import learn
 from gradleak.cli.listing import listing
 from gradleak.cli.report import report
+from gradleak.cli.screen import screen_data
 from gradleak.cli.train import train
 from gradleak.errors import BadInput
 
@@ -37,6 +38,7 @@ app.command()(attack)
 app.command()(check)
 app.command()(bound)
 app.command("inspect")(inspect_model)
+app.command("screen")(screen_data)
 app.command("list")(listing)
 app.command()(report)
 app.command("compare")(compare_folders)

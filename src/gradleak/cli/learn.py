@@ -3,7 +3,6 @@
 import json
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,18 +12,16 @@ from rich.text import Text
 from gradleak.cli import loading
 from gradleak.cli.clients import ClientName, ClientSettings, client_from_words, settings_of
 from gradleak.cli.console import console, errors, facts_table, print_json
+from gradleak.cli.data_words import dataset_of, task_of
 from gradleak.cli.defenses import DefenseWords, defenses_from_words
 from gradleak.cli.learn_progress import learning_lines
 from gradleak.clients import Gradient
 from gradleak.errors import BadInput, refuse
-from gradleak.tasks import ImageSpace, InputSpace, TabularSpace, Task
 
 if TYPE_CHECKING:
     from gradleak.learning import LearnOutcome, LearnSettings
-    from gradleak.zoo.data import Dataset
 
 INCOMPLETE = 3
-_IMAGE_RANK = 3
 
 
 def learn(
@@ -88,8 +85,8 @@ def learn(
     )
     defenses = defenses_from_words(defense or ())
     own = settings_of(tuple(client_set or ()), mode=mode, dropout=dropout)
-    examples, tests = _dataset("--data", data, size), None if test is None else _dataset("--test", test, size)
-    task = _task(examples, model, weights, model_seed, mean, std, num_classes)
+    examples, tests = dataset_of("--data", data, size), None if test is None else dataset_of("--test", test, size)
+    task = task_of(examples, model, weights, model_seed, mean, std, num_classes)
     acting = client_from_words(client, own, Gradient()) or Gradient()
     with learning_lines() as notify:
         outcome = train_inverter(
@@ -117,58 +114,6 @@ def _settings(**given: object) -> "LearnSettings":
         options = {"batch_size": "batch", "dropout": "hidden-dropout"}
         lines = [problem.partition(":") for problem in error.problems]
         raise BadInput(f"--{options.get(name, name).replace('_', '-')}:{rest}" for name, _, rest in lines) from None
-
-
-def _dataset(option: str, name: str, size: int | None) -> "Dataset":
-    """Data by name or path.
-
-    Returns:
-        The examples.
-
-    Raises:
-        BadInput: when there are none.
-    """
-    from gradleak.audits.by_name.data import dataset_named
-    from gradleak.audits.faults import BadSettings
-
-    try:
-        return dataset_named(name, {}, size=size)
-    except BadSettings as error:
-        raise BadInput(f"{option}: {fault.text}" for fault in error.faults) from None
-
-
-def _task(
-    examples: "Dataset",
-    model: str | None,
-    weights: Path | None,
-    seed: int,
-    mean: str | None,
-    std: str | None,
-    num_classes: int | None,
-) -> Task:
-    """The model with the input space that the data have."""
-    problems: list[str] = []
-    means, stds = loading.numbers("--mean", mean, float, problems), loading.numbers("--std", std, float, problems)
-    refuse(problems)
-    shape = examples.input_shape
-    space: InputSpace
-    if len(shape) == _IMAGE_RANK:
-        space = ImageSpace((shape[0], shape[1], shape[2]))
-    elif len(shape) == 1:
-        space = TabularSpace(shape[0])
-    else:
-        raise BadInput(
-            [f"--data: expected images or rows of numbers, got inputs of shape {list(shape)}; use other data"]
-        )
-    checkpoint = loading.checkpoint_of(model, weights)
-    if checkpoint is not None and isinstance(space, ImageSpace):
-        stored = checkpoint.input_space()
-        if isinstance(stored, ImageSpace):
-            space = replace(stored, shape=space.shape)
-    found = loading.input_space(space, None, means, stds)
-    assert found is not None  # the data have a shape
-    classes = num_classes or (checkpoint.num_classes if checkpoint is not None else examples.num_classes)
-    return Task(loading.model_of(model, weights, seed, checkpoint, found, classes), found, classes)
 
 
 def _print(outcome: "LearnOutcome", *, as_json: bool) -> None:

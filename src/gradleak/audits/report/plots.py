@@ -202,6 +202,48 @@ def spectrum_plot(values: Sequence[float]) -> str:
     return _svg([Curve(places, shown, 1)], Frame(x="direction", y="singular value", log_x=False, log_y=True))
 
 
+def histogram_plot(values: Sequence[float], x: str, marks: Sequence[float] = ()) -> str:
+    """How often values occur, over a logarithmic axis.
+
+    Args:
+        values: those above 0 and finite are counted.
+        x: words below the axis.
+        marks: vertical lines at these values.
+
+    Returns:
+        SVG; empty if there is nothing to draw.
+    """
+    logs = [math.log10(value) for value in values if 0 < value < math.inf]
+    if not logs:
+        return ""
+    # A tenth of a decade more, so that equal values make one bar in the middle.
+    low, high = min(logs) - 0.05, max(logs) + 0.05
+    count = min(40, max(5, round(2 * len(logs) ** 0.5)))
+    edges = [low + (high - low) * place / count for place in range(count + 1)]
+    counts = [0] * count
+    for value in logs:
+        counts[min(count - 1, int(count * (value - low) / (high - low)))] += 1
+
+    def draw(axes: "Axes") -> None:
+        # Bars over the logarithm itself: matplotlib's own labels of a logarithmic axis collide within a decade.
+        axes.stairs(counts, edges, fill=True, color=_SERIES[0], alpha=0.8, zorder=2)
+        ticks = _round_between(10**low, 10**high)
+        axes.set_xticks([math.log10(tick) for tick in ticks], [f"{tick:g}" for tick in ticks])
+
+    columns = [math.log10(mark) for mark in marks if mark > 0]
+    return _picture(draw, Frame(x=x, y="examples", log_x=False, columns=columns), [])
+
+
+def _round_between(low: float, high: float) -> list[float]:
+    """Up to seven round numbers for a logarithmic axis."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for digits in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
+        found = [digit * 10.0**decade for decade in decades for digit in digits if low <= digit * 10.0**decade <= high]
+        if len(found) <= 7:
+            return found or [math.sqrt(low * high)]
+    return found[:: -(-len(found) // 7)]
+
+
 def _ends(interval: Interval) -> tuple[float, float]:
     """Ends in percent within the axis; a single training has none, and a dot alone."""
     if math.isnan(interval.low):
