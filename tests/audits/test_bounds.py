@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import gradleak as gl
 from gradleak.audits import bounds
@@ -38,7 +39,14 @@ SPEC: dict[str, Any] = {
 
 
 def bound(trial: TrialRecord, psnr: float, *, batch: int = 0, prior: float = math.nan, **more: Any) -> BoundRecord:
-    facts = {"status": "bounded", "psnr_ceiling": psnr, "precision_ceiling": psnr, "unknowns": 36, "seconds": 1.0}
+    facts = {
+        "status": "bounded",
+        "psnr_ceiling": psnr,
+        "precision_ceiling": psnr,
+        "unknowns": 36,
+        "seconds": 1.0,
+        "spread": 0.1,
+    }
     own = {"id": str(batch), "setting": setting_key(settings_of(trial)), "batch": batch, "capture": capture_of(trial)}
     prior_facts = {} if math.isnan(prior) else {"prior": "smooth images", "prior_psnr_ceiling": prior}
     return BoundRecord.model_validate({**facts, **own, "max_seconds": 60.0, **prior_facts, **more})
@@ -82,12 +90,11 @@ def test_an_audit_with_bounds_says_what_no_attacker_can_do_better_than(tmp_path:
     own = gl.leakage_bound(trial.task, trial.inputs, trial.targets, client=trial.client, defenses=trial.defenses)
     assert records[1].psnr_ceiling == pytest.approx(own.psnr_ceiling)
     contents = Store.open(tmp_path).contents()
-    statuses = [[one.noisy, one.without, one.trouble] for one in contents.ceilings.values()]
-    assert statuses[0] == [False, 0, ""]
-    assert statuses[1] == [True, 0, ""]
-    assert statuses[2][1] == 2
-    assert statuses[2][2].endswith("of 64 directions free")
-    assert statuses[3] == [False, 0, "signs have no derivative"]
+    plain, noisy, pruned, signs = contents.ceilings.values()
+    assert (plain.noisy, plain.without, plain.trouble) == (False, 0, "")
+    assert (noisy.noisy, noisy.without, noisy.trouble) == (True, 0, "")
+    assert (pruned.without, pruned.trouble.endswith("of 64 directions free")) == (2, True)
+    assert (signs.noisy, signs.without, signs.trouble) == (False, 0, "signs have no derivative")
     page = write_report(tmp_path).read_text(encoding="utf-8")
     assert 'id="bounds"' in page
     assert "GaussianNoise(std=0.01): no unbiased attacker can exceed" in page
@@ -171,6 +178,27 @@ def test_an_attack_above_the_ceiling_is_said_to_use_a_prior() -> None:
     assert "no attacker at all exceeds 27.0 dB on average" in words
     assert "second ceiling" not in words
     assert "above the second ceiling too" in ceiling_sentence(ceiling(trials, bound(trials[0], 23.0, prior=24.0)))
+
+
+def test_an_attack_a_little_above_the_ceiling_is_lucky_and_not_biased() -> None:
+    trials = [record([23.3])]
+    words = ceiling_sentence(ceiling(trials, bound(trials[0], 23.0)))
+    assert "0.3 dB above, within luck" in words
+    assert "prior" not in words
+
+
+def test_luck_is_that_of_the_best_unbiased_attacker() -> None:
+    # Errors of one direction: P(chi2_1 <= x), which the gamma law meets exactly.
+    trials = [record([20.0])]
+    found = ceiling(trials, bound(trials[0], 10.0, spread=math.sqrt(2)))
+    assert found.reached[0].luck == pytest.approx(math.erf(math.sqrt(0.1 / 2)))
+    generator = torch.Generator().manual_seed(0)
+    variances = torch.tensor([1.0, 0.5, 0.25, 0.1])
+    errors = (torch.randn(200_000, 4, generator=generator).square() * variances).sum(1) / variances.sum()
+    spread = float(math.sqrt(2) * variances.norm() / variances.sum())
+    assert float(errors.std()) == pytest.approx(spread, rel=0.01)
+    close = ceiling(trials, bound(trials[0], 20.0 + 10 * math.log10(0.5), spread=spread)).reached[0].luck
+    assert close == pytest.approx(float((errors <= 0.5).float().mean()), abs=0.03)
 
 
 def test_the_error_of_a_batch_counts_and_not_its_mean_psnr() -> None:

@@ -52,6 +52,8 @@ class BoundFacts(BaseModel):
         error: likewise.
         assumptions: likewise.
         seconds: likewise.
+        spread: standard deviation of the squared error of the best unbiased estimate over draws of the noise, as a
+            share of its mean; NaN without noise, and where the whole spectrum is not known.
         before_signs: whether signs were taken of what this is about, which have no derivative but zero.
         message: why there is no bound.
     """
@@ -75,6 +77,7 @@ class BoundFacts(BaseModel):
     error: Number = math.nan
     assumptions: tuple[str, ...] = ()
     seconds: Number = 0.0
+    spread: Number = math.nan
     before_signs: bool = False
     message: str = ""
 
@@ -137,7 +140,16 @@ def facts_of(bound: "LeakageBound", defenses: "Sequence[Defense]" = ()) -> Bound
     """The figures of a bound, of an update behind these defenses, as plain data."""
     plain = {name: getattr(bound, name) for name in BoundFacts.model_fields if hasattr(bound, name)}
     signs = any(isinstance(defense, Sign) for defense in defenses)
-    return BoundFacts.model_validate({**plain, "prior": bound.prior or "", "before_signs": signs})
+    own = {"prior": bound.prior or "", "before_signs": signs, "spread": _spread(bound)}
+    return BoundFacts.model_validate({**plain, **own})
+
+
+def _spread(bound: "LeakageBound") -> float:
+    """Of a sum of independent normal errors of variances `1 / s^2` along the directions."""
+    if bound.status != "bounded":
+        return math.nan
+    variances = (bound.singular_values / bound.singular_values.min()).double() ** -2
+    return float(math.sqrt(2) * variances.norm() / variances.sum())
 
 
 def read_bounds(folder: Path) -> tuple[BoundRecord, ...]:

@@ -9,6 +9,9 @@ from gradleak.audits.ceilings import Ceiling, Reach, Span, span_of
 BIASED = "so it uses a prior (what it knows of inputs beforehand): it is biased, and this ceiling is not about it"
 """How an attack can be above the ceiling."""
 
+SMALL = 0.01
+"""Probability below which an attack is not taken for a lucky unbiased one, shared among the attacks of a setting."""
+
 SIGNS = (
     "signs have no derivative but zero, so these bounds say nothing about what they leave; before they are taken, only "
     "rounding stops an unbiased attacker"
@@ -135,6 +138,8 @@ def _reached(ceiling: Ceiling, best: Reach) -> str:
         return f"{said}{', by what it takes for granted of inputs' if ceiling.without else ''}."
     if best.ahead <= 0:
         return f"{said}, {_decibels(-best.ahead)} below."
+    if best.luck * len(ceiling.reached) > SMALL:
+        return f"{said}, {_decibels(best.ahead)} above, within luck: a ceiling is of the mean over draws of the noise."
     prior = (
         " It is above the second ceiling too, which holds on average and not for each input."
         if (best.above_prior > best.batches / 2)

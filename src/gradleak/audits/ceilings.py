@@ -13,6 +13,9 @@ from gradleak.audits.setting_words import family, setting_label
 from gradleak.audits.summarizing import capture_of, settings_of
 from gradleak.audits.summary import Group
 
+_UNKNOWN_SPREAD = 0.25
+"""Relative spread of a squared error over draws of the noise, where only a part of the spectrum is known."""
+
 
 @dataclass(frozen=True)
 class Span:
@@ -35,6 +38,8 @@ class Reach:
         above: on how many of those with a ceiling it came closer than any unbiased attacker can.
         above_prior: on how many it came closer than the ceiling with the prior, which holds on average over inputs.
         ahead: dB above the ceiling in the median, batch by batch, negative below; NaN without a ceiling.
+        luck: probability that the best unbiased attacker comes as close or closer on these batches, since a ceiling is
+            of the mean over draws of the noise; NaN without a ceiling.
     """
 
     attack: str
@@ -44,6 +49,7 @@ class Reach:
     above: int
     above_prior: int
     ahead: float
+    luck: float
 
 
 @dataclass(frozen=True)
@@ -185,7 +191,8 @@ def _reached(bounds: Sequence[BoundRecord], trials: Sequence[TrialRecord]) -> tu
     for members in attacks.values():
         pairs = [(_batch_psnr(trial), by_capture[capture_of(trial)]) for trial in members]
         scored = [(psnr, bound) for psnr, bound in pairs if not math.isnan(psnr)]
-        gaps = [psnr - bound.ceiling for psnr, bound in scored if not math.isnan(bound.ceiling)]
+        limited = [(psnr - bound.ceiling, bound) for psnr, bound in scored if not math.isnan(bound.ceiling)]
+        gaps = [gap for gap, _ in limited]
         found.append(
             Reach(
                 attack=members[0].attack,
@@ -195,9 +202,29 @@ def _reached(bounds: Sequence[BoundRecord], trials: Sequence[TrialRecord]) -> tu
                 above=sum(gap > 0 for gap in gaps),
                 above_prior=sum(psnr > bound.prior_psnr_ceiling for psnr, bound in scored),
                 ahead=span_of(gaps).median,
+                luck=_luck([(gap, bound.spread) for gap, bound in limited]),
             )
         )
     return tuple(sorted(found, key=lambda one: -math.inf if math.isnan(one.psnr) else one.psnr, reverse=True))
+
+
+def _luck(gaps: Sequence[tuple[float, float]]) -> float:
+    """Probability under a gamma law of the mean ratio of squared error to floor, of mean 1 and the variance it has.
+
+    Args:
+        gaps: dB above the ceiling with the relative spread, of each batch.
+
+    Returns:
+        NaN for none.
+    """
+    if not gaps:
+        return math.nan
+    from scipy.special import gammainc  # slow to import
+
+    ratio = statistics.fmean(10 ** (-gap / 10) for gap, _ in gaps)
+    spreads = [_UNKNOWN_SPREAD if math.isnan(spread) else spread for _, spread in gaps]
+    shape = len(gaps) ** 2 / sum(spread**2 for spread in spreads)
+    return float(gammainc(shape, shape * ratio))
 
 
 def _batch_psnr(trial: TrialRecord) -> float:
