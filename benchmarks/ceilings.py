@@ -11,8 +11,11 @@ other images of the same data, where there are enough of them.
 
 A bound is on the mean over noise (and over images, for van Trees), so the mean error over images is compared with the
 mean floor, and beside that stands on how many single images a ceiling was exceeded. A least-squares search has
-converged if what it leaves is what noise leaves beside d fitted unknowns, within three standard deviations; one that
-has not is still drawn to where it began, which is a bias, and the Cramer-Rao bound is not about it.
+converged if one more Gauss-Newton step, with the Jacobian at the true image, would move it by less than a tenth of the
+Cramer-Rao floor (squared). One that has not is still drawn to where it began, along the very directions of which the
+update says least: that is a bias, and the Cramer-Rao bound is not about it. How well the update is matched would not
+tell, since these directions hardly change it. Where the floor is above the range of the inputs the bound, which is
+local, says no more than that, and sigmoids saturate wherever a search goes; none counts as converged there.
 
 Image k, its network and every start follow from `--seed` + k. Rows are appended as they are found; a second call skips
 those that are there.
@@ -46,15 +49,19 @@ STDS = (1e-4, 1e-3, 1e-2, 1e-1)
 ATTACKS = ("staged", "auto")
 # Most public images for the estimated prior: beyond, its covariance changes little and takes long.
 PUBLIC = 10_000
-# Standard deviations of what the noise leaves.
-SIGMAS = 3.0
+# Of the Cramer-Rao floor, see above.
+CONVERGED = 0.1
 
 
 @dataclass(frozen=True)
 class Floors:
-    """Least mean squared errors at one image."""
+    """Least mean squared errors at one image.
+
+    `spread` is by what share the error of a best unbiased estimate varies with the noise.
+    """
 
     cramer_rao: float
+    spread: float
     smooth: float
     public: float | None
 
@@ -63,8 +70,8 @@ class Floors:
 class Row:
     """One attack on one image under one noise.
 
-    The error is that of the variable, not clipped, for `staged`, and of the decoded image for `auto`. `excess` is what
-    a search leaves beyond what noise leaves beside d fitted unknowns, in standard deviations of that.
+    The error is that of the variable, not clipped, for `staged`, and of the decoded image for `auto`. `remaining` is
+    the mean square of one more Gauss-Newton step.
     """
 
     net: str
@@ -72,7 +79,7 @@ class Row:
     std: float
     attack: str
     mse: float
-    excess: float
+    remaining: float
     floors: Floors
     status: str
     message: str
@@ -91,6 +98,7 @@ def floors_of(information: FisherInformation, priors: dict[str, Prior]) -> dict[
     return {
         std: Floors(
             information.mse_floor() / factor,
+            float((2 / information.values.square()).sum().sqrt() / (1 / information.values).sum()),
             found["smooth"][place],
             found["public"][place] if "public" in found else None,
         )
@@ -98,20 +106,24 @@ def floors_of(information: FisherInformation, priors: dict[str, Prior]) -> dict[
     }
 
 
-def excess(observation: Observation, truth: gl.Truth, found: gl.Reconstruction, std: float) -> float:
-    """Of the squared misfit, see `Row`."""
+def remaining(observation: Observation, found: gl.Reconstruction, information: FisherInformation) -> float:
+    """Mean square of a Gauss-Newton step from what was found, by the Jacobian at the truth.
+
+    Args:
+        observation: under noise of any strength.
+        found: by an attack on it.
+        information: under noise of `STDS[0]`.
+
+    Returns:
+        In the square of the input's unit.
+    """
     simulate = simulator(observation)
-    task = observation.task
-
-    def misfit(variable: torch.Tensor, probabilities: torch.Tensor) -> float:
-        with torch.no_grad():
-            sent = simulate(variable.to(task.dtype), probabilities.to(task.dtype))
-        rest = [(sent[name] - tensor).square().sum() for name, tensor in observation.update.tensors.items()]
-        return float(torch.stack(rest).sum()) / std**2
-
-    size = truth.inputs.numel()
-    at_truth = misfit(task.encode(truth.inputs), task.target_probabilities(truth.targets))
-    return (misfit(found.variable, found.target_probabilities) - (at_truth - size)) / math.sqrt(2 * size)
+    variable = found.variable.to(observation.task.dtype).detach().requires_grad_()
+    sent = simulate(variable, found.target_probabilities.to(observation.task.dtype))
+    rest = [(sent[name] - tensor).square().sum() for name, tensor in observation.update.tensors.items()]
+    (gradient,) = torch.autograd.grad(0.5 * torch.stack(rest).sum(), variable)
+    along = information.vectors.T @ gradient.flatten().to(information.vectors)
+    return float((along / (information.values * STDS[0] ** 2)).square().sum()) / variable.numel()
 
 
 def attack_of(name: str, seconds: float) -> gl.attacks.Attack:
@@ -122,7 +134,7 @@ def rows_of(
     net: str, seed: int, data: Dataset, priors: dict[str, Prior], arguments: argparse.Namespace, done: set[Any]
 ) -> Iterator[Row]:
     """What is missing on one image."""
-    missing = [(std, name) for std in STDS for name in ATTACKS if (net, seed, std, name) not in done]
+    missing = [(std, name) for std in arguments.stds for name in ATTACKS if (net, seed, std, name) not in done]
     if not missing:
         return
     inputs, targets = data.sample(1, seed=seed)
@@ -138,7 +150,7 @@ def rows_of(
     assert bound.information is not None
     floors = floors_of(bound.information, priors)
     for std, name in missing:
-        observation, truth = gl.capture(task, inputs, targets, defenses=[GaussianNoise(std)], threat=threat, seed=seed)
+        observation, _ = gl.capture(task, inputs, targets, defenses=[GaussianNoise(std)], threat=threat, seed=seed)
         found = attack_of(name, arguments.seconds)(observation, seed=seed)
         guess = found.variable if name == "staged" else found.inputs
         yield Row(
@@ -147,7 +159,7 @@ def rows_of(
             std,
             name,
             float((guess - inputs).square().mean()),
-            excess(observation, truth, found, std),
+            remaining(observation, found, bound.information),
             floors[std],
             found.status,
             found.message[:200],
@@ -204,13 +216,22 @@ def gap(rows: Sequence[dict[str, Any]], floor: str) -> str:
     return f"{found.median:.1f} ({found.low:.1f} to {found.high:.1f})"
 
 
+def ratio(rows: Sequence[dict[str, Any]]) -> str:
+    """Mean error over the mean Cramer-Rao floor, and by how much that of a best unbiased estimate strays from 1."""
+    if not rows:
+        return "-"
+    floors = [row["floors"]["cramer_rao"] for row in rows]
+    stray = math.hypot(*(row["floors"]["cramer_rao"] * row["floors"]["spread"] for row in rows)) / sum(floors)
+    return f"{sum(row['mse'] for row in rows) / sum(floors):.2f} (1 ± {stray:.2f})"
+
+
 def report(rows: Sequence[dict[str, Any]]) -> str:
     """Two tables in Markdown, for each class of attackers one."""
     lines = [
         f"Threat model: {gl.ThreatModel(labels_known=True).describe()}. PSNR in dB of the mean squared error over "
         "images; gaps are medians over images with 95 % intervals.",
         "",
-        "| net | noise | Cramer-Rao ceiling | staged, not clipped | converged | mean of these / their ceiling | "
+        "| net | noise | Cramer-Rao ceiling | staged, not clipped | converged | mean error of these / mean floor | "
         "gap of these | above the ceiling, converged | above, not converged |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
@@ -219,15 +240,10 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
         own = [row for row in rows if (row["net"], row["std"], row["attack"]) == (net, std, "staged")]
         if not own:
             continue
-        settled = [row for row in own if row["excess"] < SIGMAS]
-        both = "-"
-        if settled:
-            both = f"{mean_in_decibels(settled, lambda row: row['mse'])} / " + mean_in_decibels(
-                settled, lambda row: row["floors"]["cramer_rao"]
-            )
+        settled = [row for row in own if row["remaining"] < CONVERGED * row["floors"]["cramer_rao"] < CONVERGED]
         lines.append(
             f"| {net} | {std:g} | {mean_in_decibels(own, lambda row: row['floors']['cramer_rao'])} | "
-            f"{mean_in_decibels(own, lambda row: row['mse'])} | {len(settled)}/{len(own)} | {both} | "
+            f"{mean_in_decibels(own, lambda row: row['mse'])} | {len(settled)}/{len(own)} | {ratio(settled)} | "
             f"{gap(settled, 'cramer_rao')} | {above(settled, 'cramer_rao')} | "
             f"{above([row for row in own if row not in settled], 'cramer_rao')} |"
         )
@@ -259,6 +275,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=5.0, help="wall time of every attack")
     parser.add_argument("--nets", nargs="+", choices=tuple(NETS), default=list(NETS))
+    parser.add_argument("--stds", nargs="+", type=float, choices=STDS, default=list(STDS))
     parser.add_argument("--seed", type=int, default=0, help="image k uses seed + k")
     parser.add_argument("--rows", type=Path, help="append every row here")
     parser.add_argument("--report", action="store_true", help="print the tables of what is there, and attack nothing")
@@ -276,7 +293,7 @@ def main() -> None:
                     ceiling = row.floors.cramer_rao if row.attack == "staged" else row.floors.smooth
                     print(
                         f"{net:<8} {seed:4d} {row.std:g} {row.attack:<7} {decibels(row.mse):7.2f} of "
-                        f"{decibels(ceiling):7.2f} dB, excess {row.excess:.1f}",
+                        f"{decibels(ceiling):7.2f} dB, step {decibels(row.remaining):.1f} dB",
                         flush=True,
                     )
                     if arguments.rows is not None:
