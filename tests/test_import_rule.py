@@ -55,7 +55,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     ),
     "scoring": frozenset({"errors", "seeds", "tasks", "captures", "reconstructions"}),
     # Bounds see the private batch, as `captures` does; nothing but audits and the command line may see them.
-    "bounds": frozenset({"errors", "seeds", "tasks", "updates", "clients", "defenses", "threat", "captures", "linalg"}),
+    "bounds": frozenset(
+        {"errors", "seeds", "bottleneck", "tasks", "updates", "clients", "defenses", "threat", "captures", "linalg"}
+    ),
     # Evidence against the true batch: it sees both sides, as `captures` does, and is no attack.
     "consistency": frozenset(
         {"errors", "seeds", "tasks", "updates", "clients", "defenses", "threat", "captures", "evidence", "attacks"}

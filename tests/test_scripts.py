@@ -214,3 +214,20 @@ def test_step_defenses_benchmark(tmp_path: Path) -> None:
     both = {(defense, attack) for defense in ("soteria", "precode", "dropout") for attack in ("adaptive", "blind")}
     assert set(rows) == {("none", "adaptive"), ("-", "grey"), ("-", "mean color"), *both}
     assert rows["precode", "adaptive"] > 20 > rows["precode", "blind"]
+
+
+@pytest.mark.slow
+def test_ceilings_benchmark(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    tiny = ("--size", 8, "--width", 4, "--images", 1, "--nets", "wide", "--seconds", 0.3, "--rows", file)
+    out = run("benchmarks/ceilings.py", "--seed", 1000, *tiny)
+    assert "given: labels" in out
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(row["std"], row["attack"]) for row in rows] == [
+        (std, attack) for std in (1e-4, 1e-3, 1e-2, 1e-1) for attack in ("staged", "auto")
+    ]
+    assert all(0 < row["floors"]["smooth"] <= row["floors"]["cramer_rao"] for row in rows)
+    assert all(row["floors"]["public"] is not None for row in rows)
+    again = run("benchmarks/ceilings.py", "--seed", 1000, *tiny)
+    assert again.splitlines()[0] == out.splitlines()[-len(again.splitlines())]  # nothing is computed twice
+    assert len(file.read_text().splitlines()) == len(rows)

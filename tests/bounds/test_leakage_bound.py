@@ -53,9 +53,11 @@ def gradient(task: gl.Task, inputs: Tensor, probabilities: Tensor) -> Tensor:
 def dense(task: gl.Task, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Jacobians by the inputs and by the probabilities."""
     one_hot = nn.functional.one_hot(targets, 5).double()
-    by_inputs, by_targets = torch.autograd.functional.jacobian(
-        lambda x, y: gradient(task, x, y), (inputs, one_hot), vectorize=True
-    )  # pyright: ignore[reportAssignmentType]
+
+    def update(inputs: Tensor, probabilities: Tensor) -> Tensor:
+        return gradient(task, inputs, probabilities)
+
+    by_inputs, by_targets = torch.autograd.functional.jacobian(update, (inputs, one_hot), vectorize=True)
     return by_inputs.flatten(1), by_targets.flatten(1)
 
 

@@ -96,8 +96,9 @@ def measure_by_products(
 ) -> list[Measured]:
     """The leading part of the spectrum and the trace of the rest, from a few hundred products.
 
-    For any orthonormal basis `(Q, R)`, `tr(I^-1) >= tr((Q^T I Q)^-1) + tr((R^T I R)^-1)`, and the second is at least the
-    square of its dimension over the trace of `R^T I R`. With Q the leading directions this is far above `d^2 / tr(I)`.
+    For any orthonormal basis `(Q, R)`, `tr(I^-1) >= tr((Q^T I Q)^-1) + tr((R^T I R)^-1)`, and the second is at least
+    the square of its dimension over the trace of `R^T I R`. With Q the leading directions this is far above
+    `d^2 / tr(I)`.
 
     Args:
         problem: as in `measure_exactly`.

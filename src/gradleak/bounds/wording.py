@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from gradleak.bottleneck import LatentNoise
 from gradleak.bounds.noise import NoiseStage
 from gradleak.clients import Aggregate, Client
 from gradleak.defenses import AddsNoise, ChangesBatch, Defense, Quantize
@@ -34,7 +35,6 @@ def assumptions(
     Returns:
         Sentences.
     """
-    del task
     said = [
         "The bound holds for unbiased estimates of this batch, not clipped and without prior knowledge; an attacker "
         "who knows what images look like can be closer.",
@@ -61,6 +61,8 @@ def assumptions(
         said.append("Mixed precision is left out: the step is differentiated in float64.")
     if any(getattr(member, "send_buffers", False) for member in members) and stage.inverse_information:
         said.append("Buffers are sent without noise, and count as exact up to rounding.")
+    if any(isinstance(module, LatentNoise) for module in task.model.modules()):
+        said.append("The noise of the model's latent variable is left out: the derivative is that at its mean.")
     if any(isinstance(defense, ChangesBatch) for defense in defenses):
         said.append("The batch is changed before the step by known draws, and differentiated through.")
     if partial:

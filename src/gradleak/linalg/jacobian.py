@@ -3,12 +3,14 @@
 import functools
 import warnings
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from scipy.sparse.linalg import LinearOperator
 
 # Entries of one block of products held at once, 128 MB in float64. Intermediate values of a network are several times
@@ -107,16 +109,21 @@ class JacobianOperator:
         """The same for scipy, of float64 arrays on the processor."""
         from scipy.sparse.linalg import LinearOperator
 
-        def on(array: object) -> Tensor:
-            return torch.as_tensor(array, dtype=self.at.dtype, device=self.at.device)
+        def on_arrays(product: Callable[[Tensor], Tensor]) -> Callable[["NDArray[np.float64]"], "NDArray[np.float64]"]:
+            def applied(array: "NDArray[np.float64]") -> "NDArray[np.float64]":
+                given = torch.as_tensor(array, dtype=self.at.dtype, device=self.at.device)
+                return product(given).detach().cpu().double().numpy()
 
-        return LinearOperator(  # pyright: ignore[reportCallIssue]  # the stubs know no functions
+            return applied
+
+        made = cast("Callable[..., LinearOperator]", LinearOperator)  # its stubs know no functions
+        return made(
             shape=self.shape,
             dtype="float64",
-            matvec=lambda v: self.matvec(on(v).reshape(-1)).cpu().double().numpy(),  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
-            rmatvec=lambda u: self.rmatvec(on(u).reshape(-1)).cpu().double().numpy(),  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
-            matmat=lambda v: self.matmat(on(v)).cpu().double().numpy(),  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
-            rmatmat=lambda u: self.rmatmat(on(u)).cpu().double().numpy(),  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+            matvec=on_arrays(lambda vector: self.matvec(vector.reshape(-1))),
+            rmatvec=on_arrays(lambda cotangent: self.rmatvec(cotangent.reshape(-1))),
+            matmat=on_arrays(self.matmat),
+            rmatmat=on_arrays(self.rmatmat),
         )
 
 
