@@ -61,7 +61,6 @@ def _table(ceilings: list[Ceiling]) -> Table:
         "above the unbiased ceiling",
         "free directions",
         "known to 8 bits, %",
-        "seconds",
     )
     return Table(header, tuple(row for one in ceilings for row in _rows(one, with_prior=with_prior)))
 
@@ -69,18 +68,18 @@ def _table(ceilings: list[Ceiling]) -> Table:
 def _rows(one: Ceiling, *, with_prior: bool) -> list[tuple[str, ...]]:
     best = next((reach for reach in one.reached if not math.isnan(reach.psnr)), None)
     free = NOTHING if math.isnan(one.free.median) else f"{_whole(one.free)} of {one.unknowns}"
+    by_noise = one.noisy or one.without > 0
     return [
         (
             one.label,
             str(one.batches),
             one.trouble or _span(one.psnr) + ("" if one.noisy else ", by rounding"),
-            *((_span(one.prior_psnr),) if with_prior else ()),
+            *((_span(one.prior_psnr) if by_noise else NOTHING,) if with_prior else ()),
             NOTHING if best is None else best.attack,
             NOTHING if best is None else decibels(best.psnr),
-            NOTHING if best is None or math.isnan(best.ahead) else f"{best.above} of {best.batches}",
+            NOTHING if best is None or not one.noisy or math.isnan(best.ahead) else f"{best.above} of {best.batches}",
             free,
             NOTHING if math.isnan(one.recoverable) else f"{100 * one.recoverable:.0f}",
-            f"{one.seconds:.1f}",
         )
     ]
 
