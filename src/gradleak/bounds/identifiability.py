@@ -211,8 +211,8 @@ def _too_large(inputs: Tensor, equations: int, cost: float, said: Sequence[str],
     free = max(0, size - equations)
     known = f": at least {free:,} directions stay free, since only {equations:,} entries are sent" if free else ""
     answer = (
-        f"Too large for the whole spectrum ({size:,} unknowns, about {cost:,.0f} s){known}. Give fewer examples, or raise "
-        "exact_unknowns and max_seconds; leakage_bound estimates the leading part."
+        f"Too large for the whole spectrum ({size:,} unknowns, about {cost:,.0f} s){known}. Give fewer examples, or "
+        "raise exact_unknowns and max_seconds; leakage_bound estimates the leading part."
     )
     return Identifiability(
         status="too_large",

@@ -237,7 +237,7 @@ def histogram_plot(values: Sequence[float], x: str, marks: Sequence[float] = ())
 def _round_between(low: float, high: float) -> list[float]:
     """Up to seven round numbers for a logarithmic axis."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for digits in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
+    for digits in ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
         found = [digit * 10.0**decade for decade in decades for digit in digits if low <= digit * 10.0**decade <= high]
         if len(found) <= 7:
             return found or [math.sqrt(low * high)]
