@@ -85,9 +85,10 @@ def test_noise_is_left_out_and_withheld_layers_count() -> None:
 
 
 def test_nothing_and_too_much_are_answers() -> None:
-    dead = nn.Sequential(nn.Flatten(), nn.Linear(192, 4), nn.ReLU(), nn.Linear(4, 10))
+    first = nn.Linear(192, 4)
+    dead = nn.Sequential(nn.Flatten(), first, nn.ReLU(), nn.Linear(4, 10))
     with torch.no_grad():
-        dict(dead.named_parameters())["1.bias"].fill_(-1e3)
+        first.bias.fill_(-1e3)
     found = identifiability(task_of(dead), images(1, (3, 8, 8)), labels(1))
     assert (found.status, found.rank, found.free) == ("nothing", 0, 192)
     assert found.sentences[0] == "This update says nothing about the input: all 192 directions stay free."

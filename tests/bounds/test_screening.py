@@ -99,9 +99,10 @@ def test_an_example_is_screened_alike_in_any_company() -> None:
 
 
 def test_what_has_no_score_is_last() -> None:
-    dead = nn.Sequential(nn.Flatten(), nn.Linear(768, 4), nn.ReLU(), nn.Linear(4, 10)).double()
+    first = nn.Linear(768, 4)
+    dead = nn.Sequential(nn.Flatten(), first, nn.ReLU(), nn.Linear(4, 10)).double()
     with torch.no_grad():
-        dict(dead.named_parameters())["1.bias"].fill_(-1e3)
+        first.bias.fill_(-1e3)
     task, inputs = task_of(dead), images(3)
     found = screen(task, inputs, labels(3))
     assert found.score.tolist() == [0.0] * 3
