@@ -231,3 +231,11 @@ def test_ceilings_benchmark(tmp_path: Path) -> None:
     again = run("benchmarks/ceilings.py", "--seed", 1000, *tiny)
     assert again.splitlines()[0] == out.splitlines()[-len(again.splitlines())]  # nothing is computed twice
     assert len(file.read_text().splitlines()) == len(rows)
+
+
+@pytest.mark.slow
+def test_screening_benchmark(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    tiny = ("--images", 4, "--size", 8, "--nets", "wide", "--noise", 0.5, "--seed", 1000, "--json", file)
+    assert "score" in run("benchmarks/screening.py", *tiny)
+    assert json.loads(file.read_text())
