@@ -46,9 +46,7 @@ def test_the_verdict_comes_first_and_the_figures_are_those_of_the_call(tmp_path:
 
 
 def test_it_can_be_read_in_sixty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gradleak.cli import console
-
-    monkeypatch.setattr(console.console, "_width", 60)
+    monkeypatch.setattr("gradleak.cli.console.console.width", 60)
     done = run(*WORDS, "--defense", "TopK keep=0.01", "--batch-size", 2)
     assert done.code == 0, done.err
     lines = done.out.splitlines()

@@ -44,7 +44,7 @@ def test_json_holds_everything() -> None:
 
 
 def test_lines_fit_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr("gradleak.cli.console.console.width", 60)
     done = run(
         "bound-dp", "--noise-multiplier", 1, "--sampling-rate", 0.1, "--steps", 10, "--draws", 5000, "--prior", 0.1
     )

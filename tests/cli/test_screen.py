@@ -16,7 +16,7 @@ WORDS = ("--model", "lenet-dlg", "--data", "digits", "--steps", 3)
 
 
 def test_both_ends_are_printed_on_60_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr("gradleak.cli.console.console.width", 60)
     done = run("screen", *WORDS, "--examples", 12, "--noise", 0.01, "--show", 3)
     assert done.code == 0, done.err
     lines = done.out.splitlines()
