@@ -42,7 +42,8 @@ def recommendation(points: "Sequence[Point]", threshold: float, below: float) ->
             others = "; ".join(f"{point.label}{_cost(point)}" for point in stopping[1:4])
             sentences.append(f"So do, ordered by accuracy: {others}.")
     if held:
-        sentences.append(f"Inconclusive: {'; '.join(f'{point.label} ({_why(point)})' for point in held[:4])}.")
+        named = "; ".join(f"{point.label}{_cost(point)} ({_why(point)})" for point in held[:4])
+        sentences.append(f"Inconclusive: {named}.")
     leaking = [point for point in points if point.state == "leaks"]
     if leaking:
         named = "; ".join(f"{point.label} ({rate_words(point)})" for point in leaking[:6])
