@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from gradleak.audits.files import clear_words
 from gradleak.audits.interrupts import Interrupts
-from gradleak.audits.lines import append_lines
+from gradleak.audits.lines import Identified, append_lines, newest_records
 from gradleak.audits.lock import exclusive
 from gradleak.audits.records import Number
 from gradleak.defenses import Defense, Sign
@@ -103,7 +102,7 @@ class BoundFacts(BaseModel):
         return self.status in {"error", "not_applicable"}
 
 
-class BoundRecord(BoundFacts):
+class BoundRecord(Identified, BoundFacts):
     """The bound of one captured batch.
 
     Attributes:
@@ -114,7 +113,6 @@ class BoundRecord(BoundFacts):
         max_seconds: within which it was computed.
     """
 
-    id: str
     setting: str
     batch: Annotated[int, Field(ge=0)]
     capture: str
@@ -161,24 +159,7 @@ def read_bounds(folder: Path) -> tuple[BoundRecord, ...]:
     Raises:
         BadInput: when the file cannot be read, or a line other than the last is damaged.
     """
-    path = folder / FILE
-    if not path.exists():
-        return ()
-    found: dict[str, BoundRecord] = {}
-    with clear_words(path):
-        lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = BoundRecord.model_validate_json(line)
-        except ValidationError:
-            if number == len(lines):
-                continue
-            raise BadInput([f"{path}:{number}: expected a bound, got another line; delete that line"]) from None
-        found.pop(record.id, None)  # the newest last
-        found[record.id] = record
-    return tuple(found.values())
+    return newest_records(folder / FILE, BoundRecord, "a bound")
 
 
 def run_bounds(

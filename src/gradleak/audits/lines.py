@@ -1,9 +1,11 @@
-"""The file with one trial a line: append, repair, and one line by its place."""
+"""Files with one record a line: append, repair, the newest of each record, and one line by its place."""
 
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from gradleak.audits.files import clear_words
 from gradleak.audits.records import TrialRecord, read_line
@@ -32,6 +34,52 @@ def append_lines(path: Path, lines: bytes) -> None:
         finally:
             with suppress(OSError):  # the first failure is the one to tell
                 _cut_off_torn_line(file)
+
+
+class Identified(BaseModel):
+    """A record of a line.
+
+    Attributes:
+        id: of what was run.
+    """
+
+    id: str
+
+
+_Record = TypeVar("_Record", bound=Identified)
+
+
+def newest_records(path: Path, kind: type[_Record], what: str) -> tuple[_Record, ...]:
+    """What a file of lines holds: a later line of a record replaces an earlier one, and a torn line is left out.
+
+    Args:
+        path: need not exist.
+        kind: of the records, which have an `id`.
+        what: one of them in words, for errors.
+
+    Returns:
+        One for each id, the newest last.
+
+    Raises:
+        BadInput: when the file cannot be read, or a line other than the last is damaged.
+    """
+    if not path.exists():
+        return ()
+    found: dict[str, _Record] = {}
+    with clear_words(path):
+        lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = kind.model_validate_json(line)
+        except ValidationError:
+            if number == len(lines):
+                continue
+            raise BadInput([f"{path}:{number}: expected {what}, got another line; delete that line"]) from None
+        found.pop(record.id, None)
+        found[record.id] = record
+    return tuple(found.values())
 
 
 def repair(path: Path) -> bool:

@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 
-from gradleak.audits.files import clear_words
-from gradleak.audits.lines import append_lines
+from gradleak.audits.lines import Identified, append_lines, newest_records
 from gradleak.audits.lock import exclusive
 from gradleak.audits.records import Number
-from gradleak.errors import BadInput
 
 if TYPE_CHECKING:
     from gradleak.audits.pricing import PlannedPrice
@@ -28,7 +26,7 @@ FILE, FOLDER = "prices.jsonl", "prices"
 PriceStatus = Literal["finished", "diverged", "error", "not_applicable"]
 
 
-class PriceRecord(BaseModel):
+class PriceRecord(Identified):
     """What one training came to.
 
     Attributes:
@@ -47,7 +45,6 @@ class PriceRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
-    id: str
     seed: Annotated[int, Field(ge=0)]
     settings: tuple[str, ...]
     status: PriceStatus
@@ -85,25 +82,7 @@ def read_prices(folder: Path) -> tuple[PriceRecord, ...]:
     Raises:
         BadInput: when the file cannot be read, or a line other than the last is damaged.
     """
-    path = folder / FILE
-    if not path.exists():
-        return ()
-    found: dict[str, PriceRecord] = {}
-    with clear_words(path):
-        lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = PriceRecord.model_validate_json(line)
-        except ValidationError:
-            if number == len(lines):
-                continue
-            raise BadInput(
-                [f"{path}:{number}: expected the outcome of a training, got another line; delete that line"]
-            ) from None
-        found[record.id] = record
-    return tuple(found.values())
+    return newest_records(folder / FILE, PriceRecord, "the outcome of a training")
 
 
 def run_prices(
