@@ -1,24 +1,16 @@
-"""Curves as inline SVG whose colors are CSS variables, so that one picture serves light and dark pages."""
+"""The plots of the reports: courses of attacks, curves of axes, frontiers, spectra and histograms."""
 
-import io
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gradleak.audits.report.axes import Axis, AxisLine
+from gradleak.audits.report.svg import INK, MARK, SERIES, Curve, Frame, drawn_curves, picture
 from gradleak.audits.store import Group, Interval, Point, TrialRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-# Colors that stand for CSS variables: matplotlib writes them as hex, and the page's own style replaces them.
-_INK, _GRID, _MARK = "#010101", "#010102", "#010103"
-_SERIES = tuple(f"#0102{position:02x}" for position in range(1, 9))
-_VARIABLES = {_INK: "var(--soft)", _GRID: "var(--line)", _MARK: "var(--mark)"} | {
-    color: f"var(--series-{position})" for position, color in enumerate(_SERIES, start=1)
-}
 
 UNSEEN = "best answer without the update"
 """What the gray line of a plot is called."""
@@ -27,55 +19,9 @@ UNSEEN = "best answer without the update"
 _HIGHEST_DB = 120.0
 
 
-@dataclass(frozen=True)
-class Curve:
-    """One line of a plot.
-
-    Attributes:
-        x: places along the axis.
-        y: values; NaN leaves a gap.
-        series: number of its color, from 1; 0 for the gray of what no attack did.
-        band: lower and upper ends of intervals, or None.
-        steps: draw steps instead of straight lines.
-        label: words in a legend inside the plot; empty for none.
-        apart: draw dots with their intervals, since nothing lies between the places.
-    """
-
-    x: Sequence[float]
-    y: Sequence[float]
-    series: int
-    band: tuple[Sequence[float], Sequence[float]] | None = None
-    steps: bool = False
-    label: str = ""
-    apart: bool = False
-
-
-@dataclass(frozen=True)
-class Frame:
-    """What surrounds the lines of a plot.
-
-    Attributes:
-        x: words below the axis.
-        y: words beside the other.
-        log_x: whether the axis is logarithmic.
-        log_y: whether the other is.
-        ticks: words at the places 0, 1, ... of an axis without numbers.
-        rows: horizontal marks.
-        columns: vertical marks.
-    """
-
-    x: str = "evaluations"
-    y: str = ""
-    log_x: bool = True
-    log_y: bool = False
-    ticks: Sequence[str] = ()
-    rows: Sequence[float] = ()
-    columns: Sequence[float] = ()
-
-
 def series_count() -> int:
     """How many different colors there are; later series start over."""
-    return len(_SERIES)
+    return len(SERIES)
 
 
 def objective_plot(records: Sequence[TrialRecord], series: Sequence[int]) -> str:
@@ -84,7 +30,7 @@ def objective_plot(records: Sequence[TrialRecord], series: Sequence[int]) -> str
         Curve(record.course.evaluations, _positive(record.course.objective), number)
         for record, number in zip(records, series, strict=True)
     ]
-    return _svg(curves, Frame(y="objective", log_y=True))
+    return drawn_curves(curves, Frame(y="objective", log_y=True))
 
 
 def psnr_plot(records: Sequence[TrialRecord], series: Sequence[int], marks: Sequence[float]) -> str:
@@ -99,7 +45,7 @@ def psnr_plot(records: Sequence[TrialRecord], series: Sequence[int], marks: Sequ
         if record.course.psnr
         for row in range(len(record.course.psnr[0]))
     ]
-    return _svg(curves, Frame(y="PSNR (dB)", rows=marks))
+    return drawn_curves(curves, Frame(y="PSNR (dB)", rows=marks))
 
 
 def share_plot(values: Sequence[tuple[Sequence[float], int]], marks: Sequence[float]) -> str:
@@ -118,7 +64,7 @@ def share_plot(values: Sequence[tuple[Sequence[float], int]], marks: Sequence[fl
         shares = [100 * (len(reached) - rank) / len(psnr) for rank in range(len(reached))]
         if reached:
             curves.append(Curve([*reached, reached[-1]], [*shares, 0.0], series, steps=True))
-    return _svg(curves, Frame(x="PSNR (dB) or more", y="share of images (%)", log_x=False, columns=marks))
+    return drawn_curves(curves, Frame(x="PSNR (dB) or more", y="share of images (%)", log_x=False, columns=marks))
 
 
 def axis_plot(
@@ -151,7 +97,7 @@ def axis_plot(
         curves.append(Curve(line.places, medians, series, band, label=label, apart=not axis.ordered))
     places = [place for line, _ in lines for place in line.places]
     wide = not words and min(places) > 0 and max(places) >= 8 * min(places)
-    return _svg(curves, Frame(x=axis.title, y="median PSNR (dB)", log_x=wide, ticks=words, rows=marks))
+    return drawn_curves(curves, Frame(x=axis.title, y="median PSNR (dB)", log_x=wide, ticks=words, rows=marks))
 
 
 def frontier_plot(points: Sequence[Point]) -> str:
@@ -171,7 +117,7 @@ def frontier_plot(points: Sequence[Point]) -> str:
 
     def draw(axes: "Axes") -> None:
         for _, point in shown:
-            color = _MARK if point.dominated else _SERIES[0]
+            color = MARK if point.dominated else SERIES[0]
             x, y = 100 * point.accuracy.value, 100 * point.leak.beyond.share
             left, right = _ends(point.accuracy)
             low, high = 100 * point.leak.beyond.low, 100 * max(point.leak.beyond.high, point.leak.at_most)
@@ -181,14 +127,14 @@ def frontier_plot(points: Sequence[Point]) -> str:
             axes.plot([x], [y], color=color, marker="o", markersize=6, markerfacecolor=filled, linestyle="", zorder=3)
         for (number, point), above in zip(shown, _heights(shown), strict=True):
             place = (100 * point.accuracy.value, 100 * point.leak.beyond.share)
-            color = _MARK if point.dominated else _INK
+            color = MARK if point.dominated else INK
             axes.annotate(
                 str(number), place, (6, above), textcoords="offset points", color=color, fontsize=10, zorder=4
             )
         axes.set_ylim(-6, 112)
 
     frame = Frame(x="test accuracy (%)", y="batches that leaked (%)", log_x=False)
-    return _picture(draw, frame, []) if shown else ""
+    return picture(draw, frame, []) if shown else ""
 
 
 def spectrum_plot(values: Sequence[float]) -> str:
@@ -199,7 +145,7 @@ def spectrum_plot(values: Sequence[float]) -> str:
     """
     shown = _positive(values)
     places = list(range(1, len(shown) + 1))
-    return _svg([Curve(places, shown, 1)], Frame(x="direction", y="singular value", log_x=False, log_y=True))
+    return drawn_curves([Curve(places, shown, 1)], Frame(x="direction", y="singular value", log_x=False, log_y=True))
 
 
 def histogram_plot(values: Sequence[float], x: str, marks: Sequence[float] = ()) -> str:
@@ -226,12 +172,12 @@ def histogram_plot(values: Sequence[float], x: str, marks: Sequence[float] = ())
 
     def draw(axes: "Axes") -> None:
         # Bars over the logarithm itself: matplotlib's own labels of a logarithmic axis collide within a decade.
-        axes.stairs(counts, edges, fill=True, color=_SERIES[0], alpha=0.8, zorder=2)
+        axes.stairs(counts, edges, fill=True, color=SERIES[0], alpha=0.8, zorder=2)
         ticks = _round_between(10**low, 10**high)
         axes.set_xticks([math.log10(tick) for tick in ticks], [f"{tick:g}" for tick in ticks])
 
     columns = [math.log10(mark) for mark in marks if mark > 0]
-    return _picture(draw, Frame(x=x, y="examples", log_x=False, columns=columns), [])
+    return picture(draw, Frame(x=x, y="examples", log_x=False, columns=columns), [])
 
 
 def _round_between(low: float, high: float) -> list[float]:
@@ -278,7 +224,7 @@ def layer_plot(records: Sequence[TrialRecord], *, legend: bool = False) -> tuple
     """
     looked = [record for record in records if record.course.layers]
     names = tuple(name for name in (looked[0].course.layers if looked else ()) if name.endswith("weight"))
-    names = names[: len(_SERIES)]
+    names = names[: len(SERIES)]
     moments = range(max((len(record.course.layer_evaluations) for record in looked), default=0))
     curves: list[Curve] = []
     for series, name in enumerate(names, start=1):
@@ -294,120 +240,9 @@ def layer_plot(records: Sequence[TrialRecord], *, legend: bool = False) -> tuple
             rows = [record.course.layer_distances[moment][record.course.layers.index(name)] for record in there]
             distances.append(median(rows))
         curves.append(Curve(places, _positive(distances), series, label=name if legend else ""))
-    return _svg(curves, Frame(y="distance of a layer's gradient", log_y=True)), names
+    return drawn_curves(curves, Frame(y="distance of a layer's gradient", log_y=True)), names
 
 
 def _positive(values: Sequence[float]) -> list[float]:
     """Values that a logarithmic axis can show."""
     return [value if 0 < value < math.inf else math.nan for value in values]
-
-
-def _svg(curves: Sequence[Curve], frame: Frame) -> str:
-    """The plot of curves; empty if there is nothing to draw."""
-    drawn = [curve for curve in curves if any(math.isfinite(value) for value in curve.y)]
-    if not drawn:
-        return ""
-
-    def draw(axes: "Axes") -> None:
-        for curve in drawn:
-            _draw(axes, curve)
-
-    return _picture(draw, frame, drawn)
-
-
-def _picture(draw: "Callable[[Axes], None]", frame: Frame, curves: Sequence[Curve]) -> str:
-    """What `draw` puts into a frame, through matplotlib's objects; nothing global is left changed."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    settings: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": frame.y,
-        "font.family": "sans-serif",
-        "font.size": 10.5,
-    }
-    with mpl.rc_context(settings):
-        figure = Figure(figsize=(4.3, 2.9), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
-        for level in frame.rows:
-            axes.axhline(level, color=_MARK, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        for level in frame.columns:
-            axes.axvline(level, color=_MARK, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        draw(axes)
-        _dress(axes, frame, curves)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _styled(buffer.getvalue())
-
-
-def _draw(axes: "Axes", curve: Curve) -> None:
-    """One line, with a dot where it ends, which also shows lines of one point."""
-    color = _SERIES[(curve.series - 1) % len(_SERIES)] if curve.series else _MARK
-    style = "steps-pre" if curve.steps else "default"
-    line, marker = ("", "o") if curve.apart else ("-", "")
-    axes.plot(
-        curve.x,
-        curve.y,
-        color=color,
-        linewidth=1.6,
-        linestyle=line,
-        marker=marker,
-        markersize=4,
-        zorder=2,
-        solid_capstyle="round",
-        drawstyle=style,
-        label=curve.label or "_",
-    )
-    if curve.band is not None and curve.apart:
-        axes.vlines(curve.x, *curve.band, color=color, alpha=0.5, linewidth=1.6, zorder=1)
-    elif curve.band is not None:
-        axes.fill_between(curve.x, *curve.band, color=color, alpha=0.18, linewidth=0, zorder=1)
-    places = range(len(curve.y)) if curve.band is not None else [_last(curve)]
-    axes.plot(
-        [curve.x[place] for place in places],
-        [curve.y[place] for place in places],
-        color=color,
-        marker="o",
-        markersize=4,
-        linestyle="",
-        zorder=3,
-    )
-
-
-def _last(curve: Curve) -> int:
-    return max(position for position, value in enumerate(curve.y) if math.isfinite(value))
-
-
-def _dress(axes: "Axes", frame: Frame, curves: Sequence[Curve]) -> None:
-    """Scales, ticks, words and grid."""
-    if frame.log_x:
-        axes.set_xscale("log")
-    if frame.log_y:
-        axes.set_yscale("log")
-    if frame.ticks:
-        axes.set_xticks(range(len(frame.ticks)), frame.ticks, parse_math=False)
-    elif frame.x != "evaluations" and any(curve.band is not None for curve in curves):
-        places = sorted({place for curve in curves for place in curve.x})
-        axes.set_xticks(places, [f"{place:g}" for place in places])
-        axes.minorticks_off()
-    if any(curve.label for curve in curves):
-        axes.legend(frameon=False, fontsize=8.5, labelcolor=_INK)
-    axes.set_xlabel(frame.x, color=_INK, parse_math=False)
-    axes.set_ylabel(frame.y, color=_INK)
-    axes.tick_params(colors=_INK, which="both", length=3)
-    axes.grid(color=_GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(_GRID)
-
-
-def _styled(svg: str) -> str:
-    """The SVG element alone, with CSS variables for colors and the page's font."""
-    svg = svg[svg.index("<svg") :]
-    for color, variable in _VARIABLES.items():
-        svg = svg.replace(color, variable)
-    return svg
