@@ -6,8 +6,9 @@
 Each random image is sent by two LeNets under normal noise of four strengths, and rebuilt by `staged`, which matches the
 update by least squares from grey and never clips, and by `auto`, which knows the noise and has a prior of photographs.
 Labels and defense are known to both, as they are to the bounds. The Jacobian's spectrum is computed once for an image
-and a network. The Gaussian of the van Trees ceilings is that of smooth images, the default, and one estimated from the
-other images of the same data, where there are enough of them.
+and a network. The van Trees ceiling of the class of `auto` is that of its own prior, photographs
+(`gradleak.bounds.photograph_prior`). Beside it stand two of Gaussians that know less: smooth images, and one estimated
+from the other images of the same data, where there are enough of them.
 
 A bound is on the mean over noise (and over images, for van Trees), so the mean error over images is compared with the
 mean floor, and beside that stands on how many single images a ceiling was exceeded. A least-squares search has
@@ -33,7 +34,7 @@ from typing import Any, Literal
 import torch
 
 import gradleak as gl
-from gradleak.bounds import FisherInformation, Prior, estimated_prior, smoothness_prior
+from gradleak.bounds import FisherInformation, Prior, estimated_prior, photograph_prior, smoothness_prior
 from gradleak.bounds.bayesian import van_trees_at
 from gradleak.bounds.gaussian_prior import FEWEST_IMAGES
 from gradleak.defenses import GaussianNoise
@@ -62,6 +63,7 @@ class Floors:
 
     cramer_rao: float
     spread: float
+    photographs: float
     smooth: float
     public: float | None
 
@@ -88,9 +90,9 @@ class Row:
     evaluations: int
 
 
-def floors_of(information: FisherInformation, priors: dict[str, Prior]) -> dict[float, Floors]:
-    """For every noise, from the information under noise of `STDS[0]`."""
-    factors = [(STDS[0] / std) ** 2 for std in STDS]
+def floors_of(information: FisherInformation, priors: dict[str, Prior], stds: Sequence[float]) -> dict[float, Floors]:
+    """For some strengths of noise, from the information under noise of `STDS[0]`."""
+    factors = [(STDS[0] / std) ** 2 for std in stds]
     found = {
         name: [bound.mse_floor for bound in van_trees_at([information], prior, factors, pixels=False)]
         for name, prior in priors.items()
@@ -99,10 +101,11 @@ def floors_of(information: FisherInformation, priors: dict[str, Prior]) -> dict[
         std: Floors(
             information.mse_floor() / factor,
             float((2 / information.values.square()).sum().sqrt() / (1 / information.values).sum()),
+            found["photographs"][place],
             found["smooth"][place],
             found["public"][place] if "public" in found else None,
         )
-        for place, (std, factor) in enumerate(zip(STDS, factors, strict=True))
+        for place, (std, factor) in enumerate(zip(stds, factors, strict=True))
     }
 
 
@@ -148,7 +151,8 @@ def rows_of(
         task, inputs, targets, defenses=[GaussianNoise(STDS[0])], threat=threat, prior=None, keep_information=True
     )
     assert bound.information is not None
-    floors = floors_of(bound.information, priors)
+    known = {"photographs": photograph_prior(space_of(data), inputs), **priors}
+    floors = floors_of(bound.information, known, sorted({std for std, _ in missing}))
     for std, name in missing:
         observation, _ = gl.capture(task, inputs, targets, defenses=[GaussianNoise(std)], threat=threat, seed=seed)
         found = attack_of(name, arguments.seconds)(observation, seed=seed)
@@ -200,6 +204,12 @@ def mean_in_decibels(rows: Sequence[dict[str, Any]], of: Callable[[dict[str, Any
     return f"{decibels(statistics.mean(of(row) for row in rows)):.1f}"
 
 
+def ceiling(rows: Sequence[dict[str, Any]], floor: str) -> str:
+    if any(row["floors"][floor] is None for row in rows):
+        return "-"
+    return mean_in_decibels(rows, lambda row: row["floors"][floor])
+
+
 def above(rows: Sequence[dict[str, Any]], floor: str) -> str:
     """On how many images an attack was closer than a floor."""
     hits = sum(row["mse"] < row["floors"][floor] for row in rows)
@@ -249,20 +259,20 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
         )
     lines += [
         "",
-        "| net | noise | smooth ceiling | public ceiling | auto | gap to smooth | above smooth | gap to public | "
-        "above public |",
+        "| net | noise | ceiling of photographs | auto | mean error / mean floor | gap | above on images | "
+        "ceiling of smooth images | ceiling of the public Gaussian |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for net, std in cells:
         own = [row for row in rows if (row["net"], row["std"], row["attack"]) == (net, std, "auto")]
         if not own:
             continue
-        public = all(row["floors"]["public"] is not None for row in own)
+        ceilings = {name: ceiling(own, name) for name in ("photographs", "smooth", "public")}
+        error = sum(row["mse"] for row in own) / sum(row["floors"]["photographs"] for row in own)
         lines.append(
-            f"| {net} | {std:g} | {mean_in_decibels(own, lambda row: row['floors']['smooth'])} | "
-            f"{mean_in_decibels(own, lambda row: row['floors']['public']) if public else '-'} | "
-            f"{mean_in_decibels(own, lambda row: row['mse'])} | {gap(own, 'smooth')} | {above(own, 'smooth')} | "
-            f"{gap(own, 'public') if public else '-'} | {above(own, 'public') if public else '-'} |"
+            f"| {net} | {std:g} | {ceilings['photographs']} | {mean_in_decibels(own, lambda row: row['mse'])} | "
+            f"{error:.2f} | {gap(own, 'photographs')} | {above(own, 'photographs')} | "
+            f"{ceilings['smooth']} | {ceilings['public']} |"
         )
     return "\n".join(lines)
 
@@ -290,10 +300,10 @@ def main() -> None:
             for net in arguments.nets:
                 for row in rows_of(net, seed, data, priors, arguments, done):
                     rows.append(asdict(row))
-                    ceiling = row.floors.cramer_rao if row.attack == "staged" else row.floors.smooth
+                    floor = row.floors.cramer_rao if row.attack == "staged" else row.floors.photographs
                     print(
                         f"{net:<8} {seed:4d} {row.std:g} {row.attack:<7} {decibels(row.mse):7.2f} of "
-                        f"{decibels(ceiling):7.2f} dB, step {decibels(row.remaining):.1f} dB",
+                        f"{decibels(floor):7.2f} dB, step {decibels(row.remaining):.1f} dB",
                         flush=True,
                     )
                     if arguments.rows is not None:

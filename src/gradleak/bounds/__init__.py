@@ -6,6 +6,7 @@ from gradleak.bounds.identifiability import Identifiability, identifiability, pi
 from gradleak.bounds.information import FisherInformation
 from gradleak.bounds.layer_ranks import LayerRank, layer_ranks
 from gradleak.bounds.leakage_bound import LeakageBound, leakage_bound
+from gradleak.bounds.photograph_prior import photograph_prior
 from gradleak.bounds.prior_hit_rate import PriorHitRate, estimate_prior_hit_rate, uniform_prior_hit_rate
 from gradleak.bounds.reconstruction_robustness import (
     ReconstructionRobustness,
@@ -33,6 +34,7 @@ __all__ = [
     "identifiability",
     "layer_ranks",
     "leakage_bound",
+    "photograph_prior",
     "pictures",
     "reconstruction_robustness",
     "robustness_curve",

@@ -32,7 +32,8 @@ _PUBLIC = {
     128: ((0.1041, 0.0202, 0.0242), (0.1769, 0.0333, 0.0391), (0.0602,), (0.1021,)),
 }
 # Keeps the root differentiable in flat regions, far below one grey level of 1/255.
-_FLAT = 1e-6
+FLAT = 1e-6
+"""Square that is added to every squared length, for planes in units of the range."""
 
 
 def contrasts(images: Tensor) -> Tensor:
@@ -63,9 +64,23 @@ def difference_lengths(planes: Tensor) -> tuple[Tensor, Tensor]:
     """
     across, down = _across(planes), _across(planes.mT).mT
     twice, mixed, twice_down = _across(across), _across(across.mT).mT, _across(down.mT).mT
-    first = (across.square() + down.square() + _FLAT).sqrt()
-    second = (twice.square() + 2 * mixed.square() + twice_down.square() + _FLAT).sqrt()
+    first = (across.square() + down.square() + FLAT).sqrt()
+    second = (twice.square() + 2 * mixed.square() + twice_down.square() + FLAT).sqrt()
     return first.mean(dim=(0, 2, 3)), second.mean(dim=(0, 2, 3))
+
+
+def usual_lengths(space: ImageSpace) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """What `difference_lengths` comes to on public photographs of the nearest side.
+
+    Args:
+        space: of images with any number of channels; other numbers than three count as grey ones.
+
+    Returns:
+        First and second differences, for each contrast or for grey, in units of the range.
+    """
+    side = sum(space.variable_shape[1:]) / 2
+    color, second_color, grey, second_grey = _PUBLIC[min(_PUBLIC, key=lambda known: abs(known - side))]
+    return (color, second_color) if space.variable_shape[0] == 3 else (grey, second_grey)
 
 
 def natural_images(space: InputSpace) -> Implausibility | None:
@@ -79,10 +94,7 @@ def natural_images(space: InputSpace) -> Implausibility | None:
     """
     if not isinstance(space, ImageSpace) or len(space.variable_shape) != 3 or min(space.variable_shape[1:]) < 2:
         return None
-    side = sum(space.variable_shape[1:]) / 2
-    nearest = min(_PUBLIC, key=lambda known: abs(known - side))
-    color, second_color, grey, second_grey = _PUBLIC[nearest]
-    pair = (color, second_color) if space.variable_shape[0] == 3 else (grey, second_grey)
+    pair = usual_lengths(space)
     low, high = space.bounds or (0.0, 1.0)
 
     def implausibility(variable: Tensor) -> Tensor:
