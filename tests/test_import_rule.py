@@ -27,7 +27,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "linalg": frozenset({"errors"}),
     "zoo": frozenset({"errors", "seeds", "tensorfiles"}),
     "bottleneck": frozenset({"errors", "seeds"}),
-    "tasks": frozenset({"errors"}),
+    "tokens": frozenset({"errors"}),
+    "tasks": frozenset({"errors", "tokens"}),
     "updates": frozenset({"errors", "tasks"}),
     "clients": frozenset({"errors", "seeds", "bottleneck", "tasks", "updates"}),
     "defenses": frozenset({"errors", "seeds", "bottleneck", "tasks", "updates"}),
@@ -35,7 +36,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "reconstructions": frozenset({"errors", "tasks", "threat"}),
     # What training on public data makes and the learned attack loads; it knows neither side of the wall.
     "inverters": frozenset({"errors", "components", "tensorfiles", "tasks"}),
-    "captures": frozenset({"errors", "seeds", "tasks", "updates", "clients", "defenses", "threat"}),
+    "captures": frozenset({"errors", "seeds", "tasks", "tokens", "updates", "clients", "defenses", "threat"}),
     "evidence": frozenset({"errors", "components", "tensorfiles", "tasks", "updates", "clients", "defenses", "threat"}),
     "attacks": frozenset(
         {
@@ -43,6 +44,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
             "seeds",
             "bottleneck",
             "tasks",
+            "tokens",
             "updates",
             "clients",
             "defenses",
@@ -53,7 +55,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
             "inverters",
         }
     ),
-    "scoring": frozenset({"errors", "seeds", "tasks", "captures", "reconstructions"}),
+    "scoring": frozenset({"errors", "seeds", "tasks", "tokens", "captures", "reconstructions"}),
     # Bounds see the private batch, as `captures` does; nothing but audits and the command line may see them. They read
     # the layers of a model as the closed forms do.
     "bounds": frozenset(

@@ -11,6 +11,7 @@ from gradleak.reconstructions import Reconstruction
 from gradleak.scoring import Scores, score
 from gradleak.tasks import ImageSpace, TabularSpace, Task
 from gradleak.threat import Observation, ThreatModel
+from gradleak.tokens import TokenSpace, masked_tokens, next_tokens
 from gradleak.updates import Update
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ __all__ = [
     "TabularSpace",
     "Task",
     "ThreatModel",
+    "TokenSpace",
     "Truth",
     "Update",
     "__version__",
@@ -41,6 +43,8 @@ __all__ = [
     "defenses",
     "inspect",
     "leakage_bound",
+    "masked_tokens",
+    "next_tokens",
     "score",
     "train",
 ]

@@ -18,6 +18,7 @@ from gradleak.errors import refuse
 from gradleak.seeds import stage_generator
 from gradleak.tasks import InputSpace, Task
 from gradleak.threat import Observation, ThreatModel
+from gradleak.tokens import IGNORED, TokenSpace
 from gradleak.updates import Update, parted
 
 
@@ -51,7 +52,7 @@ def capture(
     Args:
         task: the public task.
         inputs: private inputs `[N, ...]` in the input space's own units (images in [0, 1]).
-        targets: class indices `[N]`, or probabilities `[N, C]`.
+        targets: class indices `[N]`, or probabilities `[N, C]`; ids `[N, T]` where every token is classified.
         client: how the update is made; `clients.Gradient()` if not given.
         defenses: applied to the update in order.
         threat: which facts the attacker gets; labels are withheld by default.
@@ -67,7 +68,7 @@ def capture(
     client = client if client is not None else Gradient()
     threat = threat if threat is not None else ThreatModel()
     task, problems = admitted(task, inputs, targets, client, defenses)
-    refuse(problems)
+    refuse(problems or _given_away(task, inputs, targets, threat))
 
     # The order of local batches is drawn first, so that it can be given to an attacker who is allowed to know it.
     acting = in_drawn_order(client, len(inputs), seed)
@@ -95,6 +96,7 @@ def capture(
         defenses=tuple(defenses) if threat.defense_known else None,
         batch_size=len(inputs) if threat.batch_size_known else None,
         targets=targets.detach().clone() if threat.labels_known else None,
+        lengths=task.space.lengths(inputs) if threat.lengths_known and isinstance(task.space, TokenSpace) else None,
     )
     return observation, Truth(inputs.detach().clone(), targets.detach().clone(), task.space)
 
@@ -130,6 +132,19 @@ def in_drawn_order(client: Client, count: int, seed: int) -> Client:
     if not isinstance(client, DrawsOrder):
         return client
     return client.with_order(count, stage_generator(seed, "client/order"))
+
+
+def _given_away(task: Task, inputs: Tensor, targets: Tensor, threat: ThreatModel) -> list[str]:
+    """Whether the labels that an attacker would be given are the private text itself."""
+    if not threat.labels_known or task.classified != "token" or inputs.shape[1] < 2:
+        return []
+    kept = targets[:, :-1] != IGNORED
+    if not bool(kept.any()) or not bool((targets[:, :-1] == inputs[:, 1:])[kept].all()):
+        return []
+    return [
+        "threat.labels_known: expected labels that are not the text, got targets that are the next tokens; withhold "
+        "the labels of a causal language model"
+    ]
 
 
 def _emptied(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[str]:

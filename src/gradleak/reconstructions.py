@@ -43,8 +43,9 @@ class Reconstruction:
     """The attacker's final guess, with its own account of how it got there.
 
     Attributes:
-        inputs: `[N, ...]` in the input space's own units, within its bounds; NaN when not applicable.
-        targets: class indices `[N]`; -1 when not applicable.
+        inputs: `[N, ...]` in the input space's own units, within its bounds; NaN when not applicable. Token ids are
+            int64, -1 where nothing is known of a position.
+        targets: class indices `[N]`, or ids `[N, T]` where every token is classified; -1 when not applicable.
         targets_given: whether the threat model gave the targets, so that their correctness means nothing.
         objective: value at `variable` and the attack's own target probabilities.
         evaluations: objective values with gradient, over all restarts.
@@ -53,7 +54,7 @@ class Reconstruction:
             returned restart diverged; its best finite candidate is kept), `not_applicable`.
         attack: the attack's name.
         variable: the continuous candidate `[N, *variable_shape]` before decoding.
-        target_probabilities: the attack's targets as it used them, `[N, C]`.
+        target_probabilities: the attack's targets as it used them, `[N, C]`, or `[N, T, C]`.
         message: one sentence for people, why it ended.
         history: its course.
         trace: what an attack made of several parts tried, one line each, and why it went on or stopped.

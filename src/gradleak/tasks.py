@@ -2,16 +2,20 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from gradleak.errors import refuse
+from gradleak.errors import BadInput, refuse
+from gradleak.tokens import IGNORED, TokenSpace, token_cross_entropy
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""`loss(outputs [N, C], target_probabilities [N, C]) -> scalar`, averaged over the batch."""
+"""`loss(outputs [N, C], target_probabilities [N, C]) -> scalar`, averaged over the batch; `[N, T, C]` for tokens."""
+
+Classified = Literal["example", "token"]
+"""What has a class: each example, or each position of a sequence, as in language models."""
 
 
 def soft_cross_entropy(outputs: Tensor, target_probabilities: Tensor) -> Tensor:
@@ -227,10 +231,14 @@ class Task:
     The model is only read: attacks run on copies of its values, and its training flags are never touched.
 
     Args:
-        model: any module from a batch of inputs to outputs `[N, num_classes]`.
+        model: any module from a batch of inputs to outputs `[N, num_classes]`, or to `[N, T, num_classes]` where every
+            token is classified.
         space: what an input is.
-        num_classes: number of classes C.
-        loss: see `Loss`; `torch.nn.CrossEntropyLoss(...)` objects fit, since they accept class probabilities.
+        num_classes: number of classes C; for language models the vocabulary.
+        loss: see `Loss`; `torch.nn.CrossEntropyLoss(...)` objects fit, since they accept class probabilities. Where
+            every token is classified the default is `token_cross_entropy`.
+        classified: what has a class; `"token"` with a `TokenSpace` only, and then targets are ids `[N, T]` with
+            `IGNORED` (-100) where there is none (`next_tokens`, `masked_tokens`).
 
     Raises:
         BadInput: when the model has nothing to train, refuses an input of the declared shape, or returns another
@@ -241,9 +249,17 @@ class Task:
     space: InputSpace
     num_classes: int
     loss: Loss = field(default=soft_cross_entropy)
+    classified: Classified = "example"
 
     def __post_init__(self) -> None:
         problems: list[str] = []
+        if self.classified == "token" and self.loss is soft_cross_entropy:
+            object.__setattr__(self, "loss", token_cross_entropy)
+        if self.classified == "token" and not isinstance(self.space, TokenSpace):
+            problems.append(
+                f"classified: expected 'example' for a {type(self.space).__name__}, got 'token'; only sequences of "
+                "tokens have a class at every position"
+            )
         if self.num_classes < 2:
             problems.append(f"num_classes: expected at least 2, got {self.num_classes}; count the model's outputs")
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
@@ -262,6 +278,8 @@ class Task:
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 variable = torch.zeros((1, *self.space.variable_shape), dtype=self.dtype, device=self.device)
                 outputs = self.space.forward(self.model.eval(), {}, variable)
+        except BadInput as error:
+            return list(error.problems)
         # The model is foreign code, and any exception of it means the same to the user: it refuses this input.
         except Exception as error:  # noqa: BLE001
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -269,12 +287,18 @@ class Task:
         finally:
             for module, training in flags:
                 module.training = training
-        if tuple(outputs.shape) != (1, self.num_classes):
+        if tuple(outputs.shape) != (1, *self.target_shape):
+            wanted = ", ".join(map(str, ("N", *self.target_shape)))
             return [
-                f"model: expected outputs of shape [N, {self.num_classes}], got {['N', *outputs.shape[1:]]} "
-                f"for inputs of shape {shape}; correct num_classes or the model"
+                f"model: expected outputs of shape [{wanted}], got {['N', *outputs.shape[1:]]} "
+                f"for inputs of shape {shape}; correct num_classes, classified or the model"
             ]
         return []
+
+    @property
+    def target_shape(self) -> tuple[int, ...]:
+        """Shape of one example's target probabilities: `(C,)`, or `(T, C)` where every token is classified."""
+        return (*self.space.shape, self.num_classes) if self.classified == "token" else (self.num_classes,)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -300,15 +324,22 @@ class Task:
         return self.space.encode(inputs.to(self.device)).to(self.dtype)
 
     def target_probabilities(self, targets: Tensor) -> Tensor:
-        """Targets as rows of probabilities `[N, C]`, from class indices `[N]` or rows that are already soft."""
+        """Targets as rows of probabilities `[N, C]`, from class indices `[N]` or rows that are already soft.
+
+        Returns:
+            Where every token is classified `[N, T, C]`, from ids `[N, T]`, with rows of zeros where there is no target.
+        """
         targets = targets.to(self.device)
-        if targets.dim() == 2:
+        if targets.dim() == 1 + len(self.target_shape):
             return targets.to(self.dtype)
-        return nn.functional.one_hot(targets.long(), self.num_classes).to(self.dtype)
+        rows = nn.functional.one_hot(targets.long().clamp(min=0), self.num_classes).to(self.dtype)
+        return rows if self.classified == "example" else rows * (targets != IGNORED)[..., None].to(self.dtype)
 
     def target_problems(self, targets: Tensor, count: int) -> list[str]:
         """Everything that is wrong with the targets of a batch of `count` examples, one line each."""
         classes = self.num_classes
+        if self.classified == "token":
+            return self._token_target_problems(targets, count)
         if targets.dim() not in {1, 2} or len(targets) != count or targets.shape[1:] not in {(), (classes,)}:
             return [
                 f"targets: expected class indices [{count}] or probabilities [{count}, {classes}], "
@@ -324,4 +355,24 @@ class Task:
                 ]
         elif not bool(torch.isfinite(targets).all()) or float((targets.sum(dim=1) - 1).abs().max()) > 1e-3:
             return ["targets: expected rows of probabilities that sum to 1, got other values; normalize the rows"]
+        return []
+
+    def _token_target_problems(self, targets: Tensor, count: int) -> list[str]:
+        """The same where every position has a target."""
+        wanted = (count, *self.space.shape)
+        if tuple(targets.shape) != wanted or targets.is_floating_point():
+            return [
+                f"targets: expected token ids of shape {list(wanted)}, got {targets.dtype} of shape "
+                f"{list(targets.shape)}; give one for each position, {IGNORED} where there is none"
+            ]
+        kept = targets[targets != IGNORED]
+        if kept.numel() == 0:
+            return [
+                f"targets: expected at least one position with a target, got {IGNORED} everywhere; nothing is trained"
+            ]
+        if int(kept.min()) < 0 or int(kept.max()) >= self.num_classes:
+            return [
+                f"targets: expected ids from 0 to {self.num_classes - 1} or {IGNORED}, got {int(kept.min())} to "
+                f"{int(kept.max())}; use the tokenizer that belongs to this model"
+            ]
         return []

@@ -23,6 +23,7 @@ class ThreatModel:
         defense_known: the defenses and their settings, but never their random draws.
         order_known: the random order in which a client with local steps went through its examples; only together with
             the client's settings.
+        lengths_known: how many tokens each text has before its padding; nothing to images.
     """
 
     labels_known: bool = False
@@ -30,6 +31,7 @@ class ThreatModel:
     client_known: bool = True
     defense_known: bool = True
     order_known: bool = False
+    lengths_known: bool = False
 
     def describe(self) -> str:
         """One line for tables.
@@ -47,6 +49,7 @@ class ThreatModel:
             "defense": self.defense_known,
             # Most clients have no order, so only its gift is worth a word.
             **({"batch order": True} if self.order_known else {}),
+            **({"lengths": True} if self.lengths_known else {}),
         }
         given = ", ".join(fact for fact, known in facts.items() if known) or "nothing"
         withheld = ", ".join(fact for fact, known in facts.items() if not known) or "nothing"
@@ -65,7 +68,9 @@ class Observation:
         client: how the update was made, or None if withheld.
         defenses: what was done to the update on purpose, or None if withheld.
         batch_size: number of private examples N, or None if withheld.
-        targets: class indices `[N]` or probabilities `[N, C]`, or None if withheld.
+        targets: class indices `[N]` or probabilities `[N, C]`, or None if withheld; ids `[N, T]` where every token is
+            classified.
+        lengths: tokens of each text before its padding `[N]`, or None if withheld.
     """
 
     task: Task
@@ -76,6 +81,7 @@ class Observation:
     defenses: tuple[Defense, ...] | None = None
     batch_size: int | None = None
     targets: Tensor | None = None
+    lengths: Tensor | None = None
 
 
 def simulator(observation: Observation) -> Simulate:

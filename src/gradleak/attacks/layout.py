@@ -1,5 +1,6 @@
 """How the unknowns of an attack lie in one flat vector, at full and at reduced resolution."""
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,14 +18,14 @@ class Layout:
 
     Attributes:
         variable_shape: `[N, ...]`.
-        classes: number of classes C.
+        target_shape: of one example's target probabilities, `(C,)`, or `(T, C)` where every token is classified.
         fixed_targets: target probabilities `[N, C]` that are not searched, or None if they are.
         dtype: of the flat vector.
         device: of the flat vector.
     """
 
     variable_shape: tuple[int, ...]
-    classes: int
+    target_shape: tuple[int, ...]
     fixed_targets: Tensor | None
     dtype: torch.dtype
     device: torch.device
@@ -34,12 +35,12 @@ class Layout:
         """The layout of a batch of this task, in the model's precision and on its device."""
         task = observation.task
         shape = (batch_size, *task.space.variable_shape)
-        return Layout(shape, task.num_classes, fixed_targets, task.dtype, task.device)
+        return Layout(shape, task.target_shape, fixed_targets, task.dtype, task.device)
 
     @property
     def logits_shape(self) -> tuple[int, int]:
-        """`(N, C)`, or `(N, 0)` where targets are fixed."""
-        return self.variable_shape[0], self.classes if self.fixed_targets is None else 0
+        """`(N, C)`, or `(N, 0)` where targets are fixed; flat where every token is classified."""
+        return self.variable_shape[0], math.prod(self.target_shape) if self.fixed_targets is None else 0
 
     def pack(self, variable: Tensor, logits: Tensor) -> Tensor:
         """Flat vector `[D]` of a variable `[N, ...]` and logits `[N, C or 0]`."""
@@ -54,7 +55,9 @@ class Layout:
     def unpack(self, candidate: Tensor) -> tuple[Tensor, Tensor]:
         """Variable `[N, ...]` and target probabilities `[N, C]` of a flat vector `[D]`."""
         variable, logits = self.split(candidate)
-        return variable, torch.softmax(logits, dim=-1) if self.fixed_targets is None else self.fixed_targets
+        if self.fixed_targets is not None:
+            return variable, self.fixed_targets
+        return variable, torch.softmax(logits.view(len(logits), *self.target_shape), dim=-1)
 
     def box(self, low: float, high: float) -> tuple[Tensor, Tensor]:
         """Smallest and largest value of every unknown, each `[D]`; logits have none."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from gradleak.tasks import ModelState, Task
+from gradleak.tasks import ModelState
 from gradleak.threat import Observation
 
 
@@ -29,7 +29,7 @@ def in_precision(observation: Observation, dtype: torch.dtype) -> Observation:
     task, state, update = observation.task, observation.state, observation.update
     return replace(
         observation,
-        task=Task(copy.deepcopy(task.model).to(dtype), task.space, task.num_classes, task.loss),
+        task=replace(task, model=copy.deepcopy(task.model).to(dtype)),
         state=ModelState(
             {name: converted(value) for name, value in state.parameters.items()},
             {name: converted(value) for name, value in state.constants.items()},

@@ -8,6 +8,7 @@ import torch
 from gradleak.reconstructions import Reconstruction
 from gradleak.tasks import Task
 from gradleak.threat import Observation
+from gradleak.tokens import NO_TOKEN, TokenSpace
 
 Progress = Callable[[int, float], None]
 """`progress(evaluations, best objective so far)`, called now and then while an attack runs."""
@@ -56,20 +57,22 @@ def not_applicable(name: str, observation: Observation, reason: str) -> Reconstr
         reason: one sentence for people.
 
     Returns:
-        A reconstruction with status `not_applicable` that holds NaN; one row if the batch size is withheld.
+        A reconstruction with status `not_applicable` that holds NaN, or `NO_TOKEN` for tokens; one row if the batch
+        size is withheld.
     """
     task = observation.task
     count = observation.batch_size or 1
+    tokens = isinstance(task.space, TokenSpace)
     return Reconstruction(
-        inputs=torch.full((count, *task.space.shape), torch.nan),
-        targets=torch.full((count,), -1, dtype=torch.long),
+        inputs=torch.full((count, *task.space.shape), NO_TOKEN if tokens else torch.nan),
+        targets=torch.full((count, *task.target_shape[:-1]), -1, dtype=torch.long),
         targets_given=observation.targets is not None,
         objective=float("nan"),
         evaluations=0,
         seconds=0.0,
         status="not_applicable",
         attack=name,
-        variable=torch.full((count, *task.space.variable_shape), torch.nan),
-        target_probabilities=torch.full((count, task.num_classes), torch.nan),
+        variable=torch.full((1,), torch.nan).expand(count, *task.space.variable_shape),
+        target_probabilities=torch.full((1,), torch.nan).expand(count, *task.target_shape),
         message=reason,
     )

@@ -49,7 +49,8 @@ def no_second_derivative(observation: Observation, layout: Layout) -> str | None
         outputs = task.space.forward(module, leaves, variable)
     if not _has_functions(outputs):
         return None
-    targets = torch.full((len(variable), layout.classes), 1 / layout.classes, dtype=layout.dtype, device=layout.device)
+    shape = (len(variable), *layout.target_shape)
+    targets = torch.full(shape, 1 / shape[-1], dtype=layout.dtype, device=layout.device)
     try:
         with torch.enable_grad():
             update = simulator(observation)(variable.requires_grad_(), targets)

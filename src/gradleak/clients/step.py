@@ -215,7 +215,7 @@ class BoundStep:
                 full = f"{name}.{layer.buffer}" if name else layer.buffer
                 handles.append(layer.register_forward_pre_hook(recorder(full, layer)))
         if handles:
-            targets = torch.full((len(variable), self.task.num_classes), 1 / self.task.num_classes)
+            targets = torch.full((len(variable), *self.task.target_shape), 1 / self.task.num_classes)
             with torch.no_grad():
                 self.loss(self.parameters, variable.detach(), targets.to(variable), {})
             self.copied.entered.clear()

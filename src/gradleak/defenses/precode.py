@@ -1,7 +1,7 @@
 """PRECODE: a variational bottleneck before the classifier."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ class Precode:
         if bottlenecks(task.model):
             return task
         model = with_bottleneck(task.model, self.width, self.beta, self.seed, self.layer)
-        return Task(model, task.space, task.num_classes, task.loss)
+        return replace(task, model=model)
 
     def apply(
         self, tensors: Mapping[str, Tensor], kind: UpdateKind, generator: torch.Generator | None

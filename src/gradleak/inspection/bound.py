@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -34,7 +34,7 @@ class Probe:
     def in_float64(self) -> "Probe":
         """The same in float64."""
         model = copy.deepcopy(self.task.model).double()
-        task = Task(model, self.task.space, self.task.num_classes, self.task.loss)
+        task = replace(self.task, model=model)
         return Probe(task, self.variable.double(), self.targets.double())
 
 

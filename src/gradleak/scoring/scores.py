@@ -14,6 +14,8 @@ from gradleak.errors import BadInput
 from gradleak.scoring import metrics
 from gradleak.scoring.pairing import UNPAIRED, in_true_order, pair
 from gradleak.scoring.statistics import quantiles
+from gradleak.scoring.texts import TextScores, in_true_order_of_texts, pair_texts, text_scores
+from gradleak.tokens import TokenSpace
 
 if TYPE_CHECKING:
     from gradleak.captures import Truth
@@ -40,6 +42,7 @@ class Scores:
         paired_with: index of the reconstructed example, int64; -1 if unpaired.
         targets_given: whether the threat model handed the targets out; `target_correct` is None throughout then,
             because an accuracy of what was given says nothing.
+        text: the scores of texts, whose columns above are NaN; None for other inputs.
     """
 
     psnr: Tensor
@@ -51,6 +54,7 @@ class Scores:
     target_correct: tuple[bool | None, ...]
     paired_with: Tensor
     targets_given: bool
+    text: TextScores | None = None
 
     def __len__(self) -> int:
         """The number of true examples."""
@@ -58,15 +62,18 @@ class Scores:
 
     def to_dict(self) -> dict[str, list[float] | list[int] | list[bool | None]]:
         """Column name to list of Python values in true order; infinities and NaN stay floats."""
-        columns = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "targets_given"}
+        own = [field.name for field in fields(self) if field.name not in {"targets_given", "text"}]
+        columns = {name: getattr(self, name) for name in own}
+        if self.text is not None:
+            columns |= {field.name: getattr(self.text, field.name) for field in fields(self.text)}
         return {
             name: column.tolist() if isinstance(column, Tensor) else list(column) for name, column in columns.items()
         }
 
     @property
     def unscored(self) -> int:
-        """How many true examples have no comparison at all, counted by a NaN in `mse`."""
-        return int(self.mse.isnan().sum())
+        """How many true examples have no comparison at all, counted by a NaN in `mse`, or in `token_accuracy`."""
+        return int((self.mse if self.text is None else self.text.token_accuracy).isnan().sum())
 
     def median(self, column: NumericColumn) -> float:
         """Median of one column without its NaN values; NaN if nothing is left."""
@@ -98,6 +105,8 @@ def score(reconstruction: "Reconstruction", truth: "Truth") -> Scores:
     Raises:
         BadInput: when the examples of the two differ in shape, or there is not one target for each reconstructed one.
     """
+    if isinstance(truth.space, TokenSpace):
+        return _of_texts(reconstruction.inputs, truth, truth.space, reconstruction)
     _check_targets(reconstruction)
     clamped = clamp(reconstruction.inputs, truth.space.bounds)
     pairing = pair(clamped, truth.inputs)
@@ -126,6 +135,8 @@ def score_inputs(inputs: Tensor, truth: "Truth") -> Scores:
     Raises:
         BadInput: when the examples differ in shape from the true ones.
     """
+    if isinstance(truth.space, TokenSpace):
+        return _of_texts(inputs, truth, truth.space)
     clamped = clamp(inputs, truth.space.bounds)
     pairing = pair(clamped, truth.inputs)
     return _rows(
@@ -135,6 +146,32 @@ def score_inputs(inputs: Tensor, truth: "Truth") -> Scores:
         pairing=pairing,
         target_correct=(None,) * len(truth.inputs),
         targets_given=False,
+    )
+
+
+def _of_texts(
+    inputs: Tensor, truth: "Truth", space: TokenSpace, reconstruction: "Reconstruction | None" = None
+) -> Scores:
+    """Scores of token ids `[M, T]`; labels count for a reconstruction whose texts have one each."""
+    pairing = pair_texts(inputs, truth.inputs, space)
+    correct: tuple[bool | None, ...] = (None,) * len(truth.inputs)
+    classified = reconstruction is not None and not reconstruction.targets_given and reconstruction.targets.dim() == 1
+    if reconstruction is not None and classified:
+        _check_targets(reconstruction)
+        correct = tuple(_same_targets(reconstruction, truth, pairing).tolist())
+    none = torch.full((len(truth.inputs),), math.nan, dtype=torch.float64)
+    ordered = in_true_order_of_texts(inputs, pairing)
+    return Scores(
+        psnr=none,
+        ssim=none,
+        mse=none,
+        correlation=none,
+        max_abs_error=none,
+        psnr_unclamped=none,
+        target_correct=correct,
+        paired_with=pairing,
+        targets_given=reconstruction is not None and reconstruction.targets_given,
+        text=text_scores(ordered, truth.inputs, space),
     )
 
 
