@@ -114,3 +114,23 @@ def test_tokens_pass_through_capture_and_attack() -> None:
     result = gl.attacks.dlg(outer_steps=30, restarts=3)(observation, seed=0)
     assert torch.equal(result.inputs, tokens)
     assert result.objective < 1e-4 * observation.update.squared_norm()
+
+
+def test_what_is_classified_follows_from_the_outputs() -> None:
+    words = nn.Embedding(7, 5)
+    every = gl.Task(nn.Sequential(words, nn.Linear(5, 7)), gl.TokenSpace(7, 4), num_classes=7)
+    whole = gl.Task(nn.Sequential(words, nn.Flatten(), nn.Linear(20, 3)), gl.TokenSpace(7, 4), num_classes=3)
+    assert (every.classified, every.target_shape) == ("token", (4, 7))
+    assert (whole.classified, whole.target_shape) == ("example", (3,))
+
+
+def test_labels_that_are_the_text_itself_are_refused() -> None:
+    task = gl.Task(nn.Sequential(nn.Embedding(7, 5), nn.Linear(5, 7)), gl.TokenSpace(7, 4, padding=0), num_classes=7)
+    inputs = torch.tensor([[3, 1, 2, 0], [4, 4, 6, 5]])
+    with pytest.raises(gl.BadInput, match="next_tokens"):
+        gl.capture(task, inputs, inputs)
+    with pytest.raises(gl.BadInput, match="withhold"):
+        gl.capture(task, inputs, gl.next_tokens(inputs, 0), threat=gl.ThreatModel(labels_known=True))
+    observation, _ = gl.capture(task, inputs, gl.next_tokens(inputs, 0), threat=gl.ThreatModel(lengths_known=True))
+    assert observation.lengths is not None
+    assert observation.lengths.tolist() == [3, 4]

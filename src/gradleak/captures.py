@@ -68,7 +68,7 @@ def capture(
     client = client if client is not None else Gradient()
     threat = threat if threat is not None else ThreatModel()
     task, problems = admitted(task, inputs, targets, client, defenses)
-    refuse(problems or _given_away(task, inputs, targets, threat))
+    refuse(problems or _own_text(task, inputs, targets, threat))
 
     # The order of local batches is drawn first, so that it can be given to an attacker who is allowed to know it.
     acting = in_drawn_order(client, len(inputs), seed)
@@ -134,9 +134,17 @@ def in_drawn_order(client: Client, count: int, seed: int) -> Client:
     return client.with_order(count, stage_generator(seed, "client/order"))
 
 
-def _given_away(task: Task, inputs: Tensor, targets: Tensor, threat: ThreatModel) -> list[str]:
-    """Whether the labels that an attacker would be given are the private text itself."""
-    if not threat.labels_known or task.classified != "token" or inputs.shape[1] < 2:
+def _own_text(task: Task, inputs: Tensor, targets: Tensor, threat: ThreatModel) -> list[str]:
+    """Labels that are the private text itself: at their own places, where nothing is left to learn, or given away."""
+    if task.classified != "token" or inputs.shape[1] < 2:
+        return []
+    named = targets != IGNORED
+    if bool((targets == inputs)[named].all()):
+        return [
+            "targets: expected what every position is to predict, got the inputs themselves; some libraries shift "
+            "labels inside the model, here give gradleak.next_tokens(inputs)"
+        ]
+    if not threat.labels_known:
         return []
     kept = targets[:, :-1] != IGNORED
     if not bool(kept.any()) or not bool((targets[:, :-1] == inputs[:, 1:])[kept].all()):

@@ -238,7 +238,7 @@ class Task:
         loss: see `Loss`; `torch.nn.CrossEntropyLoss(...)` objects fit, since they accept class probabilities. Where
             every token is classified the default is `token_cross_entropy`.
         classified: what has a class; `"token"` with a `TokenSpace` only, and then targets are ids `[N, T]` with
-            `IGNORED` (-100) where there is none (`next_tokens`, `masked_tokens`).
+            `IGNORED` (-100) where there is none (`next_tokens`, `masked_tokens`). By default the model's outputs tell.
 
     Raises:
         BadInput: when the model has nothing to train, refuses an input of the declared shape, or returns another
@@ -249,12 +249,10 @@ class Task:
     space: InputSpace
     num_classes: int
     loss: Loss = field(default=soft_cross_entropy)
-    classified: Classified = "example"
+    classified: Classified | None = None
 
     def __post_init__(self) -> None:
         problems: list[str] = []
-        if self.classified == "token" and self.loss is soft_cross_entropy:
-            object.__setattr__(self, "loss", token_cross_entropy)
         if self.classified == "token" and not isinstance(self.space, TokenSpace):
             problems.append(
                 f"classified: expected 'example' for a {type(self.space).__name__}, got 'token'; only sequences of "
@@ -268,6 +266,8 @@ class Task:
                 "an update holds only trained parameters, so unfreeze what the client trains"
             )
         refuse(problems or self._forward_problems())
+        if self.classified == "token" and self.loss is soft_cross_entropy:
+            object.__setattr__(self, "loss", token_cross_entropy)
 
     def _forward_problems(self) -> list[str]:
         """Run the model once on an all-zero batch and report what does not fit."""
@@ -287,6 +287,9 @@ class Task:
         finally:
             for module, training in flags:
                 module.training = training
+        if self.classified is None:
+            every = isinstance(self.space, TokenSpace) and outputs.dim() == 3
+            object.__setattr__(self, "classified", "token" if every else "example")
         if tuple(outputs.shape) != (1, *self.target_shape):
             wanted = ", ".join(map(str, ("N", *self.target_shape)))
             return [
