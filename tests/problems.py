@@ -167,3 +167,13 @@ def client_problems() -> list[Problem]:
 def problems() -> list[Problem]:
     """Everything that a client may send of these models."""
     return gradient_problems() + client_problems()
+
+
+def texts(count: int = 2, *, seed: int = 0) -> tuple[gl.Task, Tensor, Tensor]:
+    """A classifier of padded texts of at most 5 tokens, through an embedding."""
+    model = seeded(seed, lambda: nn.Sequential(nn.Embedding(11, 6), nn.Flatten(), nn.Linear(30, 3)))
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randint(1, 11, (count, 5), generator=generator)
+    inputs[0, 3:] = 0
+    targets = torch.randint(0, 3, (count,), generator=generator)
+    return gl.Task(model, gl.TokenSpace(11, 5, padding=0), num_classes=3), inputs, targets
