@@ -12,8 +12,9 @@ from the other images of the same data, where there are enough of them.
 
 A bound is on the mean over noise (and over images, for van Trees), so the mean error over images is compared with the
 mean floor, and beside that stands on how many single images a ceiling was exceeded. A least-squares search has
-converged if one more Gauss-Newton step, with the Jacobian at the true image, would move it by less than a tenth of the
-Cramer-Rao floor (squared). One that has not is still drawn to where it began, along the very directions of which the
+converged if one more Gauss-Newton step, with the Jacobian at the true image, would move it by less than a hundredth of
+the Cramer-Rao floor (squared): an error short of its end by a share r of the floor can be smaller than it by twice the
+root of r. One that has not is still drawn to where it began, along the very directions of which the
 update says least: that is a bias, and the Cramer-Rao bound is not about it. How well the update is matched would not
 tell, since these directions hardly change it. Where the floor is above the range of the inputs the bound, which is
 local, says no more than that, and sigmoids saturate wherever a search goes; none counts as converged there.
@@ -51,7 +52,7 @@ ATTACKS = ("staged", "auto")
 # Most public images for the estimated prior: beyond, its covariance changes little and takes long.
 PUBLIC = 10_000
 # Of the Cramer-Rao floor, see above.
-CONVERGED = 0.1
+CONVERGED = 0.01
 
 
 @dataclass(frozen=True)
