@@ -29,6 +29,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,7 +66,7 @@ class Floors:
     cramer_rao: float
     spread: float
     photographs: float
-    smooth: float
+    smooth: float | None
     public: float | None
 
 
@@ -103,8 +104,7 @@ def floors_of(information: FisherInformation, priors: dict[str, Prior], stds: Se
             information.mse_floor() / factor,
             float((2 / information.values.square()).sum().sqrt() / (1 / information.values).sum()),
             found["photographs"][place],
-            found["smooth"][place],
-            found["public"][place] if "public" in found else None,
+            *(found[name][place] if name in found else None for name in ("smooth", "public")),
         )
         for place, (std, factor) in enumerate(zip(stds, factors, strict=True))
     }
@@ -152,7 +152,7 @@ def rows_of(
         task, inputs, targets, defenses=[GaussianNoise(STDS[0])], threat=threat, prior=None, keep_information=True
     )
     assert bound.information is not None
-    known = {"photographs": photograph_prior(space_of(data), inputs), **priors}
+    known = {"photographs": of_photographs(data, seed), **priors}
     floors = floors_of(bound.information, known, sorted({std for std, _ in missing}))
     for std, name in missing:
         observation, _ = gl.capture(task, inputs, targets, defenses=[GaussianNoise(std)], threat=threat, seed=seed)
@@ -174,6 +174,11 @@ def rows_of(
         )
 
 
+@lru_cache(maxsize=1)
+def of_photographs(data: Dataset, seed: int) -> Prior:
+    return photograph_prior(space_of(data), data.sample(1, seed=seed)[0])
+
+
 def space_of(data: Dataset) -> gl.ImageSpace:
     channels, height, width = data.input_shape
     return gl.ImageSpace((channels, height, width))
@@ -181,6 +186,8 @@ def space_of(data: Dataset) -> gl.ImageSpace:
 
 def priors_of(data: Dataset, arguments: argparse.Namespace) -> dict[str, Prior]:
     """Smooth images, and what the images say that are attacked under no seed from 0 to 99 or of this call."""
+    if arguments.own_prior_only:
+        return {}
     found: dict[str, Prior] = {"smooth": smoothness_prior(space_of(data))}
     seeds = {*range(100), *range(arguments.seed, arguments.seed + arguments.images)}
     attacked = torch.cat([data.indices(1, seed=seed) for seed in seeds])
@@ -288,6 +295,7 @@ def main() -> None:
     parser.add_argument("--nets", nargs="+", choices=tuple(NETS), default=list(NETS))
     parser.add_argument("--stds", nargs="+", type=float, choices=STDS, default=list(STDS))
     parser.add_argument("--seed", type=int, default=0, help="image k uses seed + k")
+    parser.add_argument("--own-prior-only", action="store_true", help="leave the ceilings of other priors out")
     parser.add_argument("--rows", type=Path, help="append every row here")
     parser.add_argument("--report", action="store_true", help="print the tables of what is there, and attack nothing")
     arguments = parser.parse_args()
