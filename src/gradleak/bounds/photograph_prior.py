@@ -35,13 +35,19 @@ def photograph_prior(space: InputSpace, inputs: Tensor) -> GaussianPrior:
         The joint prior of all of them, by flat batch.
 
     Raises:
-        BadInput: for other inputs, images below 2 x 2 pixels, and more than 4096 values.
+        BadInput: for other inputs, images below 2 x 2 pixels or of another shape than the space's, and more than 4096
+            values.
     """
     problems: list[str] = []
     if not isinstance(space, ImageSpace) or space.shape[0] not in {1, 3} or min(space.shape[1:]) < 2:
         problems.append(
             "prior: expected images with 1 or 3 channels of at least 2 x 2 pixels for the prior of photographs, got "
             f"inputs of shape {list(space.shape)}; take None"
+        )
+    elif inputs.dim() != 4 or tuple(inputs.shape[1:]) != tuple(space.shape):
+        problems.append(
+            f"inputs: expected images of shape {list(space.shape)}, got {list(inputs.shape)}; give [N, C, H, W] of the "
+            "space's own shape"
         )
     if inputs.numel() > LARGEST_COVARIANCE:
         problems.append(
