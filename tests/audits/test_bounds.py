@@ -21,6 +21,7 @@ from gradleak.audits.frontier import frontiers_of
 from gradleak.audits.pricing_keys import setting_key
 from gradleak.audits.records import TrialRecord
 from gradleak.audits.report import write_report
+from gradleak.audits.report.ceilings import _table  # pyright: ignore[reportPrivateUsage]
 from gradleak.audits.store import Store
 from gradleak.audits.summarizing import capture_of, settings_of, summarize
 from gradleak.errors import BadInput
@@ -100,6 +101,8 @@ def test_an_audit_with_bounds_says_what_no_attacker_can_do_better_than(tmp_path:
     assert "GaussianNoise(std=0.01): no unbiased attacker can exceed" in page
     figures = json.loads((tmp_path / "report.json").read_bytes())["bounds"]
     assert [one["label"] for one in figures][0] == "no defense"
+    assert {one["prior"] for one in figures} == {"photographs, edges known"}
+    assert 0 < records[1].prior_spread < math.sqrt(2)
     assert figures[1]["psnr"]["median"] == pytest.approx(contents.ceilings[figures[1]["setting"]].psnr.median)
 
 
@@ -174,10 +177,12 @@ def test_an_attack_above_the_ceiling_is_said_to_use_a_prior() -> None:
     trials = [record([25.0])]
     words = ceiling_sentence(ceiling(trials, bound(trials[0], 23.0, prior=27.0)))
     assert "2.0 dB above, so it uses a prior" in words
+    assert 'It is 2.0 dB below that with the prior "smooth images".' in words
     assert "it is biased" in words
     assert "no attacker at all exceeds 27.0 dB on average" in words
     assert "second ceiling" not in words
-    assert "above the second ceiling too" in ceiling_sentence(ceiling(trials, bound(trials[0], 23.0, prior=24.0)))
+    above = ceiling_sentence(ceiling(trials, bound(trials[0], 23.0, prior=24.0)), brief=True)
+    assert 'It is 1.0 dB above the second ceiling too, that with the prior "smooth images"' in above
 
 
 def test_an_attack_a_little_above_the_ceiling_is_lucky_and_not_biased() -> None:
@@ -213,6 +218,11 @@ def test_settings_without_a_ceiling_say_why() -> None:
     assert found.trouble == "4 of 36 directions free"
     assert math.isnan(found.psnr.median)
     assert "4 of 36 directions leave no trace" in ceiling_sentence(found)
+    given = ceiling_sentence(
+        ceiling(trials, bound(trials[0], -math.inf, status="free_directions", free_directions=4, prior=26.5))
+    )
+    assert "granted of inputs" in given
+    assert "It is 1.5 dB below that with" in given
     failed = bound(trials[0], math.nan, status="not_applicable", message="model: expected one that has derivatives")
     found = ceiling(trials, failed)
     assert found.trouble == "not differentiable"
@@ -233,6 +243,28 @@ def test_the_frontier_has_the_median_ceiling_with_its_ends() -> None:
 def test_a_later_bound_of_a_batch_replaces_an_earlier_one() -> None:
     trials = [record([5.0])]
     assert ceiling(trials, bound(trials[0], 10.0, id="a"), bound(trials[0], 12.0, id="b")).psnr.median == 12.0
+
+
+def test_the_prior_is_that_of_photographs_where_there_is_one() -> None:
+    def prior(**changes: Any) -> str | None:
+        planned = declare({**SPEC, "defense": "none", "trials": 1, **changes}).bounds[0]
+        return bounds._prior(build(planned.trial), planned.prior)  # pyright: ignore[reportPrivateUsage]
+
+    assert prior(batch_size=64) == "photographs"
+    assert prior(batch_size=65) == "smoothness"  # 4160 values
+    assert prior(bound={"prior": "smoothness"}) == "smoothness"
+    assert prior(bound={"prior": "none"}) is None
+
+
+def test_a_table_names_the_prior_once_or_in_each_row() -> None:
+    trials = [record([20.0]), record([20.0, 20.0], examples=(1, 2))]
+    one, two = (bound(trial, 23.0, prior=27.0) for trial in trials)
+    pair = ceilings_of(summarize(trials).groups, trials, [one, two])
+    assert 'ceiling with the prior "smooth images", dB [min, max]' in _table(list(pair.values())).header
+    other = two.model_copy(update={"prior": "photographs, edges known"})
+    table = _table(list(ceilings_of(summarize(trials).groups, trials, [one, other]).values()))
+    assert "ceiling with the prior, dB [min, max]" in table.header
+    assert [row[3] for row in table.rows] == ["27.0, smooth images", "27.0, photographs, edges known"]
 
 
 def test_verdicts_cover_every_outcome() -> None:

@@ -4,13 +4,17 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import gradleak as gl
 from gradleak.attacks.defended.natural_images import FLAT, natural_images, usual_lengths
-from gradleak.bounds import photograph_prior, smoothness_prior
+from gradleak.bounds import Prior, photograph_prior, smoothness_prior
+from gradleak.bounds.chosen_prior import PriorName
+from gradleak.defenses import GaussianNoise
 from gradleak.errors import BadInput
 from gradleak.tasks import InputSpace
+from gradleak.zoo.data import photographs
+from gradleak.zoo.models import lenet
 
 GREY, COLOR = gl.ImageSpace((1, 6, 7)), gl.ImageSpace((3, 6, 7))
 
@@ -122,6 +126,39 @@ def test_what_it_is_not_for_is_refused_in_one_sentence(space: InputSpace, inputs
     with pytest.raises(BadInput, match=message) as refused:
         photograph_prior(space, inputs)
     assert len(refused.value.problems) == 1
+
+
+def test_it_is_a_prior_of_leakage_bound_by_its_name() -> None:
+    space = gl.ImageSpace((3, 8, 8))
+    task = gl.Task(lenet(input_size=8, width=2), space, num_classes=10)
+    inputs, targets = photographs(8, 20).inputs[:2].double(), torch.tensor([1, 2])
+
+    def bound(prior: Prior | PriorName, **settings: float) -> gl.LeakageBound:
+        return gl.leakage_bound(task, inputs, targets, defenses=[GaussianNoise(1e-2)], prior=prior, **settings)  # pyright: ignore[reportArgumentType]
+
+    found = bound("photographs")
+    assert found.prior == "photographs, edges known"
+    # Of the batch as a whole, where other priors are of one input.
+    assert found.prior_psnr_ceiling == bound(photograph_prior(space, inputs)).prior_psnr_ceiling
+    assert found.prior_psnr_ceiling > bound("smoothness").prior_psnr_ceiling > found.psnr_ceiling
+    words = " ".join(found.assumptions)
+    assert "no more than the prior of photographs that maximum_a_posteriori and auto use" in words
+    assert "knows more (a generative model" in words
+    assert "Gaussian (van Trees)" not in words
+    part = bound("photographs", exact_unknowns=0)
+    assert found.prior_psnr_ceiling <= part.prior_psnr_ceiling < math.inf
+
+
+def test_leakage_bound_refuses_what_has_no_such_prior() -> None:
+    large = gl.Task(nn.Sequential(nn.Flatten(), nn.Linear(4225, 2)), gl.ImageSpace((1, 65, 65)), 2)
+    with pytest.raises(BadInput, match="at most 4096 values .* take the smoothness prior, or fewer or smaller"):
+        gl.leakage_bound(large, torch.rand(1, 1, 65, 65), torch.tensor([0]), prior="photographs")
+    rows = gl.Task(nn.Linear(4, 2), gl.TabularSpace(4), 2)
+    with pytest.raises(BadInput, match="of shape \\[4\\]; take None"):
+        gl.leakage_bound(rows, torch.rand(1, 4), torch.tensor([0]), prior="photographs")
+    with pytest.raises(BadInput) as refused:
+        gl.leakage_bound(rows, torch.rand(1, 4), torch.tensor([0]), prior="sharp", max_seconds=0)  # pyright: ignore[reportArgumentType]
+    assert [problem.split(":")[0] for problem in refused.value.problems] == ["max_seconds", "prior"]
 
 
 # ---- images of two by two pixels, drawn from the attack's prior, whose posterior is summed over a grid ---------------

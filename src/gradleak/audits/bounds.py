@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gradleak.audits.bounding import PlannedBound
     from gradleak.audits.trial import Trial
     from gradleak.bounds import LeakageBound
+    from gradleak.bounds.chosen_prior import PriorName
 
 FILE = "bounds.jsonl"
 
@@ -41,6 +42,7 @@ class BoundFacts(BaseModel):
         prior_psnr_ceiling: likewise.
         prior_mse_floor: likewise.
         prior: likewise; empty for none.
+        prior_spread: likewise.
         rank: likewise.
         free_directions: likewise.
         unknowns: likewise.
@@ -66,6 +68,7 @@ class BoundFacts(BaseModel):
     prior_psnr_ceiling: Number = math.nan
     prior_mse_floor: Number = math.nan
     prior: str = ""
+    prior_spread: Number = math.nan
     rank: int = 0
     free_directions: int = 0
     unknowns: int = 0
@@ -257,7 +260,17 @@ def _bound(trial: "Trial", one: "PlannedBound") -> "LeakageBound":
         defenses=trial.defenses,
         # Attackers with and without the labels share a setting, and what holds with them holds without.
         labels="known",
-        prior="smoothness" if one.prior == "smoothness" else None,
+        prior=_prior(trial, one.prior),
         seed=trial.seed,
         max_seconds=one.max_seconds,
     )
+
+
+def _prior(trial: "Trial", name: str) -> "PriorName | None":
+    """That of the spec; where there is none of photographs, that of smooth images, which may be none too."""
+    from gradleak.bounds.photograph_prior import photograph_problems
+
+    if name == "none":
+        return None
+    photographs = name == "photographs" and not photograph_problems(trial.task.space, trial.inputs)
+    return "photographs" if photographs else "smoothness"

@@ -38,6 +38,7 @@ class Reach:
         above: on how many of those with a ceiling it came closer than any unbiased attacker can.
         above_prior: on how many it came closer than the ceiling with the prior, which holds on average over inputs.
         ahead: dB above the ceiling in the median, batch by batch, negative below; NaN without a ceiling.
+        ahead_prior: the same of the ceiling with the prior.
         luck: probability that the best unbiased attacker comes as close or closer on these batches, since a ceiling is
             of the mean over draws of the noise; NaN without a ceiling.
     """
@@ -49,6 +50,7 @@ class Reach:
     above: int
     above_prior: int
     ahead: float
+    ahead_prior: float
     luck: float
 
 
@@ -202,6 +204,7 @@ def _reached(bounds: Sequence[BoundRecord], trials: Sequence[TrialRecord]) -> tu
                 above=sum(gap > 0 for gap in gaps),
                 above_prior=sum(psnr > bound.prior_psnr_ceiling for psnr, bound in scored),
                 ahead=span_of(gaps).median,
+                ahead_prior=span_of([psnr - bound.prior_psnr_ceiling for psnr, bound in scored]).median,
                 luck=_luck([(gap, bound.spread) for gap, bound in limited]),
             )
         )
