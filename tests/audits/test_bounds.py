@@ -22,8 +22,11 @@ from gradleak.audits.pricing_keys import setting_key
 from gradleak.audits.records import TrialRecord
 from gradleak.audits.report import write_report
 from gradleak.audits.report.ceilings import _table  # pyright: ignore[reportPrivateUsage]
+from gradleak.audits.report.frontiers import frontier_table
+from gradleak.audits.stopping import bound_chance
 from gradleak.audits.store import Store
 from gradleak.audits.summarizing import capture_of, settings_of, summarize
+from gradleak.bounds.photograph_prior import NAME
 from gradleak.errors import BadInput
 from tests.audits.examples import record
 
@@ -39,7 +42,15 @@ SPEC: dict[str, Any] = {
 }
 
 
-def bound(trial: TrialRecord, psnr: float, *, batch: int = 0, prior: float = math.nan, **more: Any) -> BoundRecord:
+def bound(
+    trial: TrialRecord,
+    psnr: float,
+    *,
+    batch: int = 0,
+    prior: float = math.nan,
+    name: str = "smooth images",
+    **more: Any,
+) -> BoundRecord:
     facts = {
         "status": "bounded",
         "psnr_ceiling": psnr,
@@ -49,7 +60,7 @@ def bound(trial: TrialRecord, psnr: float, *, batch: int = 0, prior: float = mat
         "spread": 0.1,
     }
     own = {"id": str(batch), "setting": setting_key(settings_of(trial)), "batch": batch, "capture": capture_of(trial)}
-    prior_facts = {} if math.isnan(prior) else {"prior": "smooth images", "prior_psnr_ceiling": prior}
+    prior_facts = {} if math.isnan(prior) else {"prior": name, "prior_psnr_ceiling": prior}
     return BoundRecord.model_validate({**facts, **own, "max_seconds": 60.0, **prior_facts, **more})
 
 
@@ -229,6 +240,62 @@ def test_settings_without_a_ceiling_say_why() -> None:
     assert "there is no bound: model: expected one that has derivatives" in ceiling_sentence(found)
     (frontier,) = frontiers_of(summarize(trials, (20.0,)).groups, (), threshold=20.0, ceilings={found.setting: found})
     assert (frontier.points[0].bound, frontier.points[0].bound_trouble) == (None, "not differentiable")
+
+
+PHOTOGRAPHS: dict[str, Any] = {"name": NAME, "prior_spread": 0.2, "smooth": True}
+
+
+def test_a_bound_stops_only_attackers_that_it_is_about() -> None:
+    trials = [record([9.0], seed=seed, status="budget") for seed in range(2)]
+
+    def chance(*priors: float, at: float = 20.0, size: int = 1, **more: Any) -> float:
+        facts: dict[str, Any] = {**PHOTOGRAPHS, **more}
+        pairs = enumerate(zip(trials, priors, strict=False))
+        found = [bound(trial, 3.0, batch=number, prior=psnr, **facts) for number, (trial, psnr) in pairs]
+        return bound_chance(ceiling(trials, *found), at, size)
+
+    # The law of a squared error of independent parts, by the most exposed batch.
+    variances = torch.rand(60, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    spread = float(math.sqrt(2) * variances.norm() / variances.sum())
+    errors = (
+        torch.randn(50_000, 60, generator=torch.Generator().manual_seed(1), dtype=torch.float64).square() @ variances
+    )
+    share = float((errors / variances.sum() < 10**-0.1).double().mean())
+    assert chance(12.0, 19.0, prior_spread=spread) == pytest.approx(share, abs=0.01)
+    assert chance(12.0, 19.0) < chance(19.5, 19.0) < 0.5 < chance(21.0, 20.5)
+    assert math.isnan(bound_chance(None, 20.0, 1))
+    refused: tuple[dict[str, Any], ...] = (
+        {"name": "smooth images"},
+        {"smooth": False},
+        {"status": "partial"},
+        {"prior_spread": math.nan},
+    )
+    assert all(math.isnan(chance(12.0, 13.0, **more)) for more in refused)
+    assert math.isnan(chance(12.0, 13.0, size=2))
+    assert math.isnan(chance(12.0, 13.0, status="error"))
+
+
+def test_a_setting_that_no_search_settled_is_stopped_by_its_bound() -> None:
+    trials = [record([9.0], seed=seed, status="budget") for seed in range(3)]
+    groups = summarize(trials, (20.0,)).groups
+    states: list[str] = []
+    for psnr in (16.0, 20.5):
+        found = ceiling(trials, bound(trials[0], -4.0, **PHOTOGRAPHS, prior=psnr))
+        (frontier,) = frontiers_of(groups, (), threshold=20.0, ceilings={found.setting: found})
+        states.append(frontier.points[0].state)
+        row = frontier_table(frontier).rows[0]
+        assert ("stopped by the bound" in row) == (states[-1] == "bounded")
+        assert f"{psnr:.1f}" in row
+    assert states == ["bounded", "open"]
+    (frontier,) = frontiers_of(groups, (), threshold=20.0)
+    assert frontier.points[0].state == "open"
+
+
+def test_only_noise_on_what_does_not_jump_makes_a_bound_of_that_kind(tmp_path: Path) -> None:
+    noise, top = {"name": "GaussianNoise", "std": 0.01}, {"name": "TopK", "keep": 0.5}
+    spec = {**SPEC, "trials": 1, "defense": ["none", noise, [{"name": "Clip", "norm": 1.0}, noise], [top, noise]]}
+    run_bounds(declare(spec).bounds, tmp_path)
+    assert [one.smooth for one in read_bounds(tmp_path)] == [False, True, True, False]
 
 
 def test_the_frontier_has_the_median_ceiling_with_its_ends() -> None:
