@@ -21,8 +21,12 @@ from gradleak.audits.frontier import frontiers_of
 from gradleak.audits.pricing_keys import setting_key
 from gradleak.audits.records import TrialRecord
 from gradleak.audits.report import write_report
+from gradleak.audits.report.ceilings import _table  # pyright: ignore[reportPrivateUsage]
+from gradleak.audits.report.frontiers import frontier_table
+from gradleak.audits.stopping import bound_chance
 from gradleak.audits.store import Store
 from gradleak.audits.summarizing import capture_of, settings_of, summarize
+from gradleak.bounds.photograph_prior import NAME
 from gradleak.errors import BadInput
 from tests.audits.examples import record
 
@@ -38,7 +42,15 @@ SPEC: dict[str, Any] = {
 }
 
 
-def bound(trial: TrialRecord, psnr: float, *, batch: int = 0, prior: float = math.nan, **more: Any) -> BoundRecord:
+def bound(
+    trial: TrialRecord,
+    psnr: float,
+    *,
+    batch: int = 0,
+    prior: float = math.nan,
+    name: str = "smooth images",
+    **more: Any,
+) -> BoundRecord:
     facts = {
         "status": "bounded",
         "psnr_ceiling": psnr,
@@ -48,7 +60,7 @@ def bound(trial: TrialRecord, psnr: float, *, batch: int = 0, prior: float = mat
         "spread": 0.1,
     }
     own = {"id": str(batch), "setting": setting_key(settings_of(trial)), "batch": batch, "capture": capture_of(trial)}
-    prior_facts = {} if math.isnan(prior) else {"prior": "smooth images", "prior_psnr_ceiling": prior}
+    prior_facts = {} if math.isnan(prior) else {"prior": name, "prior_psnr_ceiling": prior}
     return BoundRecord.model_validate({**facts, **own, "max_seconds": 60.0, **prior_facts, **more})
 
 
@@ -100,6 +112,8 @@ def test_an_audit_with_bounds_says_what_no_attacker_can_do_better_than(tmp_path:
     assert "GaussianNoise(std=0.01): no unbiased attacker can exceed" in page
     figures = json.loads((tmp_path / "report.json").read_bytes())["bounds"]
     assert [one["label"] for one in figures][0] == "no defense"
+    assert {one["prior"] for one in figures} == {"photographs, edges known"}
+    assert 0 < records[1].prior_spread < math.sqrt(2)
     assert figures[1]["psnr"]["median"] == pytest.approx(contents.ceilings[figures[1]["setting"]].psnr.median)
 
 
@@ -174,10 +188,12 @@ def test_an_attack_above_the_ceiling_is_said_to_use_a_prior() -> None:
     trials = [record([25.0])]
     words = ceiling_sentence(ceiling(trials, bound(trials[0], 23.0, prior=27.0)))
     assert "2.0 dB above, so it uses a prior" in words
+    assert 'It is 2.0 dB below that with the prior "smooth images".' in words
     assert "it is biased" in words
     assert "no attacker at all exceeds 27.0 dB on average" in words
     assert "second ceiling" not in words
-    assert "above the second ceiling too" in ceiling_sentence(ceiling(trials, bound(trials[0], 23.0, prior=24.0)))
+    above = ceiling_sentence(ceiling(trials, bound(trials[0], 23.0, prior=24.0)), brief=True)
+    assert 'It is 1.0 dB above the second ceiling too, that with the prior "smooth images"' in above
 
 
 def test_an_attack_a_little_above_the_ceiling_is_lucky_and_not_biased() -> None:
@@ -213,12 +229,73 @@ def test_settings_without_a_ceiling_say_why() -> None:
     assert found.trouble == "4 of 36 directions free"
     assert math.isnan(found.psnr.median)
     assert "4 of 36 directions leave no trace" in ceiling_sentence(found)
+    given = ceiling_sentence(
+        ceiling(trials, bound(trials[0], -math.inf, status="free_directions", free_directions=4, prior=26.5))
+    )
+    assert "granted of inputs" in given
+    assert "It is 1.5 dB below that with" in given
     failed = bound(trials[0], math.nan, status="not_applicable", message="model: expected one that has derivatives")
     found = ceiling(trials, failed)
     assert found.trouble == "not differentiable"
     assert "there is no bound: model: expected one that has derivatives" in ceiling_sentence(found)
     (frontier,) = frontiers_of(summarize(trials, (20.0,)).groups, (), threshold=20.0, ceilings={found.setting: found})
     assert (frontier.points[0].bound, frontier.points[0].bound_trouble) == (None, "not differentiable")
+
+
+PHOTOGRAPHS: dict[str, Any] = {"name": NAME, "prior_spread": 0.2, "smooth": True}
+
+
+def test_a_bound_stops_only_attackers_that_it_is_about() -> None:
+    trials = [record([9.0], seed=seed, status="budget") for seed in range(2)]
+
+    def chance(*priors: float, at: float = 20.0, size: int = 1, **more: Any) -> float:
+        facts: dict[str, Any] = {**PHOTOGRAPHS, **more}
+        pairs = enumerate(zip(trials, priors, strict=False))
+        found = [bound(trial, 3.0, batch=number, prior=psnr, **facts) for number, (trial, psnr) in pairs]
+        return bound_chance(ceiling(trials, *found), at, size)
+
+    # The law of a squared error of independent parts, by the most exposed batch.
+    variances = torch.rand(60, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    spread = float(math.sqrt(2) * variances.norm() / variances.sum())
+    errors = (
+        torch.randn(50_000, 60, generator=torch.Generator().manual_seed(1), dtype=torch.float64).square() @ variances
+    )
+    share = float((errors / variances.sum() < 10**-0.1).double().mean())
+    assert chance(12.0, 19.0, prior_spread=spread) == pytest.approx(share, abs=0.01)
+    assert chance(12.0, 19.0) < chance(19.5, 19.0) < 0.5 < chance(21.0, 20.5)
+    assert math.isnan(bound_chance(None, 20.0, 1))
+    refused: tuple[dict[str, Any], ...] = (
+        {"name": "smooth images"},
+        {"smooth": False},
+        {"status": "partial"},
+        {"prior_spread": math.nan},
+    )
+    assert all(math.isnan(chance(12.0, 13.0, **more)) for more in refused)
+    assert math.isnan(chance(12.0, 13.0, size=2))
+    assert math.isnan(chance(12.0, 13.0, status="error"))
+
+
+def test_a_setting_that_no_search_settled_is_stopped_by_its_bound() -> None:
+    trials = [record([9.0], seed=seed, status="budget") for seed in range(3)]
+    groups = summarize(trials, (20.0,)).groups
+    states: list[str] = []
+    for psnr in (16.0, 20.5):
+        found = ceiling(trials, bound(trials[0], -4.0, **PHOTOGRAPHS, prior=psnr))
+        (frontier,) = frontiers_of(groups, (), threshold=20.0, ceilings={found.setting: found})
+        states.append(frontier.points[0].state)
+        row = frontier_table(frontier).rows[0]
+        assert ("stopped by the bound" in row) == (states[-1] == "bounded")
+        assert f"{psnr:.1f}" in row
+    assert states == ["bounded", "open"]
+    (frontier,) = frontiers_of(groups, (), threshold=20.0)
+    assert frontier.points[0].state == "open"
+
+
+def test_only_noise_on_what_does_not_jump_makes_a_bound_of_that_kind(tmp_path: Path) -> None:
+    noise, top = {"name": "GaussianNoise", "std": 0.01}, {"name": "TopK", "keep": 0.5}
+    spec = {**SPEC, "trials": 1, "defense": ["none", noise, [{"name": "Clip", "norm": 1.0}, noise], [top, noise]]}
+    run_bounds(declare(spec).bounds, tmp_path)
+    assert [one.smooth for one in read_bounds(tmp_path)] == [False, True, True, False]
 
 
 def test_the_frontier_has_the_median_ceiling_with_its_ends() -> None:
@@ -233,6 +310,28 @@ def test_the_frontier_has_the_median_ceiling_with_its_ends() -> None:
 def test_a_later_bound_of_a_batch_replaces_an_earlier_one() -> None:
     trials = [record([5.0])]
     assert ceiling(trials, bound(trials[0], 10.0, id="a"), bound(trials[0], 12.0, id="b")).psnr.median == 12.0
+
+
+def test_the_prior_is_that_of_photographs_where_there_is_one() -> None:
+    def prior(**changes: Any) -> str | None:
+        planned = declare({**SPEC, "defense": "none", "trials": 1, **changes}).bounds[0]
+        return bounds._prior(build(planned.trial), planned.prior)  # pyright: ignore[reportPrivateUsage]
+
+    assert prior(batch_size=64) == "photographs"
+    assert prior(batch_size=65) == "smoothness"  # 4160 values
+    assert prior(bound={"prior": "smoothness"}) == "smoothness"
+    assert prior(bound={"prior": "none"}) is None
+
+
+def test_a_table_names_the_prior_once_or_in_each_row() -> None:
+    trials = [record([20.0]), record([20.0, 20.0], examples=(1, 2))]
+    one, two = (bound(trial, 23.0, prior=27.0) for trial in trials)
+    pair = ceilings_of(summarize(trials).groups, trials, [one, two])
+    assert 'ceiling with the prior "smooth images", dB [min, max]' in _table(list(pair.values())).header
+    other = two.model_copy(update={"prior": "photographs, edges known"})
+    table = _table(list(ceilings_of(summarize(trials).groups, trials, [one, other]).values()))
+    assert "ceiling with the prior, dB [min, max]" in table.header
+    assert [row[3] for row in table.rows] == ["27.0, smooth images", "27.0, photographs, edges known"]
 
 
 def test_verdicts_cover_every_outcome() -> None:

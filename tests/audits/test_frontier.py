@@ -37,12 +37,14 @@ def point(
     reach: float = 0.01,
     settled: bool = True,
     below: float = 0.2,
+    chance: float = math.nan,
 ) -> Point:
     psnr = [[30.0 if number < leaked else 5.0] for number in range(of)]
     (leak,) = leaks_of(psnr, [20.0], reproduced=[settled] * of)
     found = Interval(accuracy, accuracy - reach, accuracy + reach)
     judged = summarize([record([5.0])]).groups[0]
-    return Point(label, label, label != "none", judged, leak, state_of(leak, below), None, None, found)
+    state = state_of(leak, below, chance)
+    return Point(label, label, label != "none", judged, leak, state, None, None, found, prior_bound=15.0)
 
 
 def dominated(*points: Point) -> dict[str, tuple[str, bool]]:
@@ -95,6 +97,23 @@ def test_the_recommendation_is_the_most_accurate_setting_that_stops_the_attack()
     assert "none (20 of 20 leaked" in leaking
     assert assumptions.startswith("Assumptions: ")
     assert "none of the settings tried is shown to stop" in recommendation(points[:1], 20.0, 0.2)[0]
+
+
+def test_what_no_attack_settled_is_stopped_by_a_bound_that_leaves_too_little() -> None:
+    early = point("early", 0, 0.8, settled=False, chance=0.19)
+    assert early.state == "bounded"
+    assert point("early", 0, 0.8, settled=False, chance=0.21).state == "open"
+    # What was seen counts for more.
+    assert point("early", 1, 0.8, chance=0.01).state == "leaks"
+    assert point("early", 0, 0.8, chance=0.99).state == "stops"
+    first, others, assumptions = recommendation((early, point("mild", 0, 0.7)), 20.0, 0.2)
+    assert "early stops, by its bound, attackers who know of images no more than auto does (0 of 20 leaked" in first
+    assert "exceeds 15.0 dB on average) with a test accuracy of 80.0 %" in first
+    assert "mild with a test accuracy" in others
+    assert "A bound is no proof" in assumptions
+    _, others, _ = recommendation((point("mild", 0, 0.9), early), 20.0, 0.2)
+    assert "early by its bound (15.0 dB) with" in others
+    assert "A bound" not in recommendation((point("mild", 0, 0.9),), 20.0, 0.2)[-1]
 
 
 def test_an_audit_with_prices_says_what_settings_cost_and_shows_it(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def test_the_posterior_mean_attains_the_floor(rows: int) -> None:
     errors = 0.5 + (sent - 0.5 * client.matrix.sum(dim=1)) @ gain.T - drawn
     mse = errors.square().mean(dim=1)
     assert abs(float(mse.mean()) - bound.prior_mse_floor) < 3 * float(mse.std()) / count**0.5
+    assert float(mse.std() / mse.mean()) == pytest.approx(bound.prior_spread, rel=0.06)
     assert bound.prior_pixel_std is not None
     assert float((errors.std(dim=0) / bound.prior_pixel_std[0] - 1).abs().max()) < 4 / (2 * count) ** 0.5
     assert math.isclose(bound.prior_mse_floor, dense_floor(client.matrix, std, law), rel_tol=1e-9)
@@ -212,6 +213,7 @@ def test_both_ceilings_stand_side_by_side() -> None:
     part = bound(1e-3, exact_unknowns=0)
     assert part.status == "partial"
     assert part.prior_pixel_std is None
+    assert math.isnan(part.prior_spread)
     assert found[1].prior_psnr_ceiling <= part.prior_psnr_ceiling < math.inf
     off = gl.leakage_bound(task, inputs, targets, prior=None)
     assert (off.prior, math.isnan(off.prior_psnr_ceiling)) == (None, True)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import pytest
 import torch
@@ -268,6 +269,63 @@ class NoForwardMode(torch.autograd.Function):
 class Refusing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return NoForwardMode.apply(x)  # pyright: ignore[reportReturnType]
+
+
+class Own(NoForwardMode):
+    """A derivative, and a derivative of it, but no rules for `torch.func`."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        found = x.tanh()
+        ctx.save_for_backward(found)
+        return found
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, g: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (found,) = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
+        return g * (1 - found**2)
+
+
+class Once(Own):
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: torch.autograd.function.FunctionCtx, g: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return Own.backward(ctx, g)
+
+
+class Applied(nn.Module):
+    def __init__(self, function: type[NoForwardMode]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function.apply(x)  # pyright: ignore[reportReturnType]
+
+
+def with_middle(middle: nn.Module) -> gl.Task:
+    model = seeded(0, lambda: nn.Sequential(nn.Flatten(), nn.Linear(72, 8), nn.Identity(), nn.Linear(8, 5))).double()
+    model[2] = middle
+    return gl.Task(model, SPACE, 5)
+
+
+@pytest.mark.parametrize("labels", ["known", "probabilities"])
+def test_operations_without_forward_mode_have_the_same_bound(labels: Literal["known", "probabilities"]) -> None:
+    inputs, targets = batch(2)
+    own, usual = (
+        gl.leakage_bound(with_middle(middle), inputs, targets, defenses=[NOISE], labels=labels)
+        for middle in (Applied(Own), nn.Tanh())
+    )
+    assert own.rank == usual.rank
+    assert torch.allclose(own.singular_values, usual.singular_values, rtol=1e-9, atol=1e-12)
+    assert own.identifiable_mse_floor == pytest.approx(usual.identifiable_mse_floor, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"), [(Once, "marked with @once_diff"), (NoForwardMode, "backward pass is")]
+)
+def test_operations_without_a_second_derivative_are_refused(function: type[NoForwardMode], reason: str) -> None:
+    with pytest.raises(gl.BadInput, match=reason):
+        gl.leakage_bound(with_middle(Applied(function)), *batch(), defenses=[NOISE])
 
 
 def test_bad_input_is_refused_with_every_problem() -> None:

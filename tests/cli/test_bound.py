@@ -45,6 +45,17 @@ def test_the_verdict_comes_first_and_the_figures_are_those_of_the_call(tmp_path:
     assert strict["bounds"][0]["psnr_ceiling"] == pytest.approx(own.psnr_ceiling)
 
 
+def test_the_prior_of_photographs_is_asked_for_by_name() -> None:
+    done = run(*WORDS, *NOISE, "--prior", "photographs", "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert {one["prior"] for one in found["bounds"]} == {"photographs, edges known"}
+    assert 'the prior "photographs, edges known", no attacker at all' in found["verdict"][1]
+    refused = run("bound", "--model", "lenet-dlg", "--data", "digits", "--batch-size", 65, "--prior", "photographs")
+    assert refused.code == 2
+    assert "expected at most 4096 values" in refused.err
+
+
 def test_it_can_be_read_in_sixty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gradleak.cli.console.console.width", 60)
     done = run(*WORDS, "--defense", "TopK keep=0.01", "--batch-size", 2)

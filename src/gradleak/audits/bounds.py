@@ -16,15 +16,18 @@ from gradleak.audits.interrupts import Interrupts
 from gradleak.audits.lines import Identified, append_lines, newest_records
 from gradleak.audits.lock import exclusive
 from gradleak.audits.records import Number
-from gradleak.defenses import Defense, Sign
+from gradleak.defenses import AddsNoise, Clip, Defense, DropLayers, RandomK, Sign
 from gradleak.errors import BadInput
 
 if TYPE_CHECKING:
     from gradleak.audits.bounding import PlannedBound
     from gradleak.audits.trial import Trial
     from gradleak.bounds import LeakageBound
+    from gradleak.bounds.chosen_prior import PriorName
 
 FILE = "bounds.jsonl"
+
+_SMOOTH = (AddsNoise, Clip, DropLayers, RandomK)
 
 BoundStatus = Literal["bounded", "unbounded", "free_directions", "nothing", "partial", "error", "not_applicable"]
 """That of `LeakageBound`; `error`: an exception; `not_applicable`: there is no bound, and the message says why."""
@@ -41,6 +44,7 @@ class BoundFacts(BaseModel):
         prior_psnr_ceiling: likewise.
         prior_mse_floor: likewise.
         prior: likewise; empty for none.
+        prior_spread: likewise.
         rank: likewise.
         free_directions: likewise.
         unknowns: likewise.
@@ -53,6 +57,8 @@ class BoundFacts(BaseModel):
         seconds: likewise.
         spread: standard deviation of the squared error of the best unbiased estimate over draws of the noise, as a
             share of its mean; NaN without noise, and where the whole spectrum is not known.
+        smooth: whether there is noise, and no defense makes what it lies on jump: none selects by size, rounds, or
+            takes signs, which tells something that no derivative knows.
         before_signs: whether signs were taken of what this is about, which have no derivative but zero.
         message: why there is no bound.
     """
@@ -66,6 +72,7 @@ class BoundFacts(BaseModel):
     prior_psnr_ceiling: Number = math.nan
     prior_mse_floor: Number = math.nan
     prior: str = ""
+    prior_spread: Number = math.nan
     rank: int = 0
     free_directions: int = 0
     unknowns: int = 0
@@ -77,6 +84,7 @@ class BoundFacts(BaseModel):
     assumptions: tuple[str, ...] = ()
     seconds: Number = 0.0
     spread: Number = math.nan
+    smooth: bool = False
     before_signs: bool = False
     message: str = ""
 
@@ -138,7 +146,8 @@ def facts_of(bound: "LeakageBound", defenses: "Sequence[Defense]" = ()) -> Bound
     """The figures of a bound, of an update behind these defenses, as plain data."""
     plain = {name: getattr(bound, name) for name in BoundFacts.model_fields if hasattr(bound, name)}
     signs = any(isinstance(defense, Sign) for defense in defenses)
-    own = {"prior": bound.prior or "", "before_signs": signs, "spread": _spread(bound)}
+    smooth = math.isfinite(bound.fisher_trace) and all(isinstance(defense, _SMOOTH) for defense in defenses)
+    own = {"prior": bound.prior or "", "smooth": smooth, "before_signs": signs, "spread": _spread(bound)}
     return BoundFacts.model_validate({**plain, **own})
 
 
@@ -257,7 +266,17 @@ def _bound(trial: "Trial", one: "PlannedBound") -> "LeakageBound":
         defenses=trial.defenses,
         # Attackers with and without the labels share a setting, and what holds with them holds without.
         labels="known",
-        prior="smoothness" if one.prior == "smoothness" else None,
+        prior=_prior(trial, one.prior),
         seed=trial.seed,
         max_seconds=one.max_seconds,
     )
+
+
+def _prior(trial: "Trial", name: str) -> "PriorName | None":
+    """That of the spec; where there is none of photographs, that of smooth images, which may be none too."""
+    from gradleak.bounds.photograph_prior import photograph_problems
+
+    if name == "none":
+        return None
+    photographs = name == "photographs" and not photograph_problems(trial.task.space, trial.inputs)
+    return "photographs" if photographs else "smoothness"

@@ -135,17 +135,27 @@ def _prior_part(ceiling: Ceiling) -> str:
 def _reached(ceiling: Ceiling, best: Reach) -> str:
     said = f" There {best.attack} reached {_decibels(best.psnr)}"
     if not (ceiling.noisy or ceiling.without) or math.isnan(best.ahead):
-        return f"{said}{', by what it takes for granted of inputs' if ceiling.without else ''}."
+        if not ceiling.without:
+            return f"{said}."
+        return f"{said}, by what it takes for granted of inputs.{_beside_prior(ceiling, best)}"
     if best.ahead <= 0:
         return f"{said}, {_decibels(-best.ahead)} below."
     if best.luck * len(ceiling.reached) > SMALL:
         return f"{said}, {_decibels(best.ahead)} above, within luck: a ceiling is of the mean over draws of the noise."
-    prior = (
-        " It is above the second ceiling too, which holds on average and not for each input."
-        if (best.above_prior > best.batches / 2)
-        else ""
+    return f"{said}, {_decibels(best.ahead)} above, {BIASED}.{_beside_prior(ceiling, best)}"
+
+
+def _beside_prior(ceiling: Ceiling, best: Reach) -> str:
+    """What the ceiling with the prior says of an attack that uses one."""
+    if math.isnan(best.ahead_prior):
+        return ""
+    name = f'the prior "{ceiling.prior}"'
+    if best.ahead_prior <= 0:
+        return f" It is {_decibels(-best.ahead_prior)} below that with {name}."
+    return (
+        f" It is {_decibels(best.ahead_prior)} above the second ceiling too, that with {name}, which holds on average "
+        "and not for each input."
     )
-    return f"{said}, {_decibels(best.ahead)} above, {BIASED}.{prior}"
 
 
 def _count(span: Span) -> str:

@@ -38,6 +38,7 @@ class Reach:
         above: on how many of those with a ceiling it came closer than any unbiased attacker can.
         above_prior: on how many it came closer than the ceiling with the prior, which holds on average over inputs.
         ahead: dB above the ceiling in the median, batch by batch, negative below; NaN without a ceiling.
+        ahead_prior: the same of the ceiling with the prior.
         luck: probability that the best unbiased attacker comes as close or closer on these batches, since a ceiling is
             of the mean over draws of the noise; NaN without a ceiling.
     """
@@ -49,6 +50,7 @@ class Reach:
     above: int
     above_prior: int
     ahead: float
+    ahead_prior: float
     luck: float
 
 
@@ -66,6 +68,8 @@ class Ceiling:
             ones.
         prior: what an attacker is taken to know of inputs; empty for no second ceiling.
         prior_psnr: dB, with that prior.
+        prior_spread: the largest relative spread of the squared error under that prior; NaN where one is not known.
+        smooth: whether noise is on an update that no defense makes jump, in every batch.
         free: directions that leave no trace in the update.
         unknowns: input values of a batch.
         recoverable: share of directions that can be known to 8 bits.
@@ -86,6 +90,8 @@ class Ceiling:
     partial: bool
     prior: str
     prior_psnr: Span
+    prior_spread: float
+    smooth: bool
     free: Span
     unknowns: int
     recoverable: float
@@ -157,6 +163,8 @@ def _ceiling(key: str, label: str, bounds: Sequence[BoundRecord], trials: Sequen
         partial=any(bound.status == "partial" for bound in made),
         prior=next((bound.prior for bound in made if bound.prior), ""),
         prior_psnr=span_of([bound.prior_psnr_ceiling for bound in made]),
+        prior_spread=_largest([bound.prior_spread for bound in made]),
+        smooth=bool(made) and all(bound.smooth for bound in made),
         free=span_of([float(bound.free_directions) for bound in made]),
         unknowns=max((bound.unknowns for bound in made), default=0),
         recoverable=span_of([bound.recoverable for bound in made]).median,
@@ -202,14 +210,17 @@ def _reached(bounds: Sequence[BoundRecord], trials: Sequence[TrialRecord]) -> tu
                 above=sum(gap > 0 for gap in gaps),
                 above_prior=sum(psnr > bound.prior_psnr_ceiling for psnr, bound in scored),
                 ahead=span_of(gaps).median,
-                luck=_luck([(gap, bound.spread) for gap, bound in limited]),
+                ahead_prior=span_of([psnr - bound.prior_psnr_ceiling for psnr, bound in scored]).median,
+                luck=luck([(gap, bound.spread) for gap, bound in limited]),
             )
         )
     return tuple(sorted(found, key=lambda one: -math.inf if math.isnan(one.psnr) else one.psnr, reverse=True))
 
 
-def _luck(gaps: Sequence[tuple[float, float]]) -> float:
-    """Probability under a gamma law of the mean ratio of squared error to floor, of mean 1 and the variance it has.
+def luck(gaps: Sequence[tuple[float, float]]) -> float:
+    """Probability that the best attacker comes so close on all of some batches.
+
+    Under a gamma law of the mean ratio of squared error to floor, of mean 1 and the variance it has.
 
     Args:
         gaps: dB above the ceiling with the relative spread, of each batch.
@@ -225,6 +236,10 @@ def _luck(gaps: Sequence[tuple[float, float]]) -> float:
     spreads = [_UNKNOWN_SPREAD if math.isnan(spread) else spread for _, spread in gaps]
     shape = len(gaps) ** 2 / sum(spread**2 for spread in spreads)
     return float(gammainc(shape, shape * ratio))
+
+
+def _largest(values: Sequence[float]) -> float:
+    return max(values) if values and not any(map(math.isnan, values)) else math.nan
 
 
 def _batch_psnr(trial: TrialRecord) -> float:

@@ -15,13 +15,14 @@ from gradleak.audits.ceilings import Ceiling
 from gradleak.audits.prices import PriceRecord
 from gradleak.audits.pricing_keys import setting_key
 from gradleak.audits.setting_words import family, setting_label
+from gradleak.audits.stopping import bound_chance
 from gradleak.audits.summary import Group, Leak, leak_at
 
 DEFAULT_BELOW = 0.2
 """Largest upper end of the interval of the leak rate that counts as stopped where no limit is declared."""
 
-State = Literal["stops", "leaks", "open"]
-"""Shown to stop the attacks, shown to leak, or neither."""
+State = Literal["stops", "bounded", "leaks", "open"]
+"""Shown to stop the attacks, shown by its bound to stop those of its class, shown to leak, or nothing of these."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class Point:
         judged: the strongest attack.
         leak: its leaks at the threshold.
         state: what its trials show; a rate below the limit counts only up to the upper end of its interval, with every
-            trial counted as a leak whose attack neither succeeded nor reproduced the update.
+            trial counted as a leak whose attack neither succeeded nor reproduced the update. Where they show nothing,
+            what its bound shows.
         adaptive: leaks of the strongest attack that knows the defenses; None if there is none in the audit.
         blind: the same of those that do not.
         accuracy: mean test accuracy over seeds with Student's interval, in [0, 1].
@@ -57,6 +59,9 @@ class Point:
         trouble: why there is no accuracy, or not of all seeds; empty if there is.
         bound: PSNR in dB that no unbiased attack can pass, the median of a few batches, where one is known.
         bound_ends: the lowest and the highest of these.
+        prior_bound: the highest of the ceilings with the prior, in dB; NaN for none.
+        bound_chance: how often the best attacker who knows no more than that prior reaches the threshold; see
+            `stopping.bound_chance`.
         bound_trouble: why there is no bound, in a few words; empty if there is, or none was asked for.
         dominated: label of a setting that leaks no more and is as accurate, and better in one of them, by point
             estimates; empty if there is none.
@@ -79,6 +84,8 @@ class Point:
     bound: float | None = None
     bound_ends: tuple[float, float] | None = None
     bound_trouble: str = ""
+    prior_bound: float = math.nan
+    bound_chance: float = math.nan
     dominated: str = ""
     clearly: bool = False
 
@@ -213,7 +220,8 @@ def _points(
         accuracies = _accuracies(of_setting[key])
         reference = _accuracies(of_setting.get(plain.get(_place(own), ""), ()))
         lost = [reference[seed] - value for seed, value in accuracies.items() if seed in reference]
-        leak = leak_at(judged.leaks, threshold)
+        leak, ceiling = leak_at(judged.leaks, threshold), ceilings.get(key)
+        chance = bound_chance(ceiling, threshold, own.batch_size)
         points.append(
             Point(
                 key,
@@ -221,7 +229,7 @@ def _points(
                 bool(own.defenses),
                 judged,
                 leak,
-                state_of(leak, below),
+                state_of(leak, below, chance),
                 leak_at(strongest(known, threshold).leaks, threshold) if known else None,
                 leak_at(strongest(blind, threshold).leaks, threshold) if blind else None,
                 _within(mean_interval(list(accuracies.values()))),
@@ -229,17 +237,30 @@ def _points(
                 len(accuracies),
                 max((one.test_examples for one in of_setting[key]), default=0),
                 _trouble(of_setting[key]),
-                *_bound(ceilings.get(key)),
+                *_bound(ceiling),
+                math.nan if ceiling is None else ceiling.prior_psnr.most,
+                chance,
             )
         )
     return tuple(points)
 
 
-def state_of(leak: Leak, below: float) -> State:
-    """What trials show at a limit of the leak rate."""
+def state_of(leak: Leak, below: float, chance: float = math.nan) -> State:
+    """What trials and the bound show at a limit of the leak rate.
+
+    Args:
+        leak: of the strongest attack.
+        below: the limit.
+        chance: of the best attacker of the bound's class; NaN where the bound says nothing.
+
+    Returns:
+        A leak that was seen counts for more than any bound.
+    """
     if leak.beyond.trials and leak.at_most < below:
         return "stops"
-    return "leaks" if leak.beyond.successes else "open"
+    if leak.beyond.successes:
+        return "leaks"
+    return "bounded" if chance < below else "open"
 
 
 def strongest(groups: Sequence[Group], threshold: float) -> Group:

@@ -24,7 +24,7 @@ def recommendation(points: "Sequence[Point]", threshold: float, below: float) ->
     if not points:
         return ()
     limit = f"At the limit of {_POINTS * below:g} % of captured batches at {threshold:g} dB"
-    stopping = sorted((point for point in points if point.state == "stops"), key=_by_accuracy)
+    stopping = sorted((point for point in points if point.state in {"stops", "bounded"}), key=_by_accuracy)
     held = [point for point in points if point.state == "open"]
     sentences: list[str] = []
     if not stopping:
@@ -36,10 +36,10 @@ def recommendation(points: "Sequence[Point]", threshold: float, below: float) ->
         )
     else:
         sentences.append(
-            f"{limit}, {stopping[0].label} stops this attack ({rate_words(stopping[0])}){_cost(stopping[0])}."
+            f"{limit}, {stopping[0].label} {_stops(stopping[0])} ({rate_words(stopping[0])}){_cost(stopping[0])}."
         )
         if len(stopping) > 1:
-            others = "; ".join(f"{point.label}{_cost(point)}" for point in stopping[1:4])
+            others = "; ".join(f"{point.label}{_by_bound(point)}{_cost(point)}" for point in stopping[1:4])
             sentences.append(f"So do, ordered by accuracy: {others}.")
     if held:
         named = "; ".join(f"{point.label}{_cost(point)} ({_why(point)})" for point in held[:4])
@@ -55,12 +55,27 @@ def recommendation(points: "Sequence[Point]", threshold: float, below: float) ->
 def rate_words(point: "Point") -> str:
     """Such as `0 of 20 leaked, at most 14 % at 95 %`, with trials that may have leaked counted as if they had."""
     found = point.leak.beyond
+    if point.state == "bounded":
+        return (
+            f"{found.successes} of {found.trials} leaked, and none of these attackers exceeds {point.prior_bound:.1f} "
+            "dB on average"
+        )
     if not found.trials:
         return "no trials"
     if point.state == "leaks":
         ends = f"{_POINTS * found.low:.0f} to {_POINTS * found.high:.0f} % at 95 %"
         return f"{found.successes} of {found.trials} leaked, {ends}"
     return f"{found.successes} of {found.trials} leaked, at most {_POINTS * point.leak.at_most:.0f} % at 95 %"
+
+
+def _stops(point: "Point") -> str:
+    if point.state == "bounded":
+        return "stops, by its bound, attackers who know of images no more than auto does"
+    return "stops this attack"
+
+
+def _by_bound(point: "Point") -> str:
+    return f" by its bound ({point.prior_bound:.1f} dB)" if point.state == "bounded" else ""
 
 
 def points_words(price: "Interval") -> str:
@@ -114,7 +129,13 @@ def _assumptions(points: "Sequence[Point]") -> str:
             f"accuracy from short trainings of {min(seeds)} seed{'s' if min(seeds) > 1 else ''}, tested on "
             f"{max(point.test_examples for point in points)} examples"
         )
-    return f"Assumptions: {'; '.join(parts)}. A stronger attack may still succeed."
+    local = (
+        " A bound is no proof: it is by the derivative at the batches that were looked at (a network that jumps in "
+        "between, as with ReLU, may tell more), on average, and not about attackers who know more of images."
+        if any(point.state == "bounded" for point in points)
+        else ""
+    )
+    return f"Assumptions: {'; '.join(parts)}. A stronger attack may still succeed.{local}"
 
 
 def _means(settings: Mapping[str, object]) -> str:

@@ -225,12 +225,14 @@ class BoundSpec(Part):
     Attributes:
         batches: the first so many of every setting; all if there are fewer.
         max_seconds: for each; where the whole spectrum would take longer, its leading part stands for it.
-        prior: what an attacker is taken to know of inputs for the second ceiling; `none` for no such ceiling.
+        prior: what an attacker is taken to know of inputs for the second ceiling: `photographs`, what `auto` knows of
+            them, for images of 1 or 3 channels and at most 4096 values in a batch, and `smoothness` for others; `none`
+            for no such ceiling.
     """
 
     batches: Annotated[int, Field(ge=1)] = 3
     max_seconds: Annotated[float, Field(gt=0)] = 60.0
-    prior: Literal["smoothness", "none"] = "smoothness"
+    prior: Literal["photographs", "smoothness", "none"] = "photographs"
 
 
 class PerClient(Part):

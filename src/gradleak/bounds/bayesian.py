@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradleak.bounds.gaussian_prior import Prior
+from gradleak.bounds.gaussian_prior import GaussianPrior, Prior
 from gradleak.bounds.information import FisherInformation
 from gradleak.errors import refuse
 from gradleak.linalg import Estimate, gram_spectrum
@@ -33,12 +33,15 @@ class BayesianBound:
         std: of each input value, `[d]`, given the update; None where only a part of the spectrum is known.
         prior_variance: the mean squared error of the prior's mean, without any update.
         prior: name.
+        spread: standard deviation of the squared error of the best estimate, as a share of its mean, if what is left
+            of the prior is normal; NaN where only a part of the spectrum is known.
     """
 
     mse_floor: float
     std: Tensor | None
     prior_variance: float
     prior: str
+    spread: float = math.nan
 
 
 def van_trees(
@@ -76,7 +79,7 @@ def van_trees_at(
         several: exact ones.
         prior: of one input.
         factors: of all information.
-        pixels: whether the standard deviation of each value is wanted.
+        pixels: whether the standard deviation of each value is wanted, and the spread.
 
     Returns:
         One for each factor.
@@ -93,7 +96,7 @@ def van_trees_at(
         std = None
         if pixels:
             std = _batched(prior.from_axes, left.T.contiguous(), several[0], prior).square().sum(dim=1).sqrt()
-        found.append(_bound(floor, std, prior))
+        found.append(_bound(floor, std, prior, _spread(left) if pixels else math.nan))
     return found
 
 
@@ -176,9 +179,15 @@ def _cramer_rao(several: Sequence[FisherInformation], scale: float) -> float:
     return several[0].mse_floor() / scale if len(several) == 1 else math.inf
 
 
-def _bound(floor: float, std: Tensor | None, prior: Prior) -> BayesianBound:
+def _spread(root: Tensor) -> float:
+    """Of a squared error whose covariance has this root, `[k, d]`: a sum of independent squares along its axes."""
+    total = float(root.square().sum())
+    return math.sqrt(2) * float((root @ root.T).norm()) / total if total > 0 else math.nan
+
+
+def _bound(floor: float, std: Tensor | None, prior: Prior, spread: float = math.nan) -> BayesianBound:
     variance = float(prior.variances.mean())
-    return BayesianBound(min(floor, variance), std, variance, prior.name)
+    return BayesianBound(min(floor, variance), std, variance, prior.name, spread)
 
 
 def _problems(several: Sequence[FisherInformation], prior: Prior, trace: Estimate | None) -> list[str]:
@@ -218,8 +227,16 @@ def wording(prior: Prior, *, noisy: bool, peak: float) -> tuple[str, ...]:
     """
     variance = float(prior.variances.mean())
     alone = f"{10 * math.log10(peak**2 / variance):.1f} dB" if variance > 0 else "exact"
-    said = [
-        f"With a prior ({prior.name}): no estimate, biased or not, is closer than the second ceiling in the mean over "
+    granted = prior.granted if isinstance(prior, GaussianPrior) else ""
+    said = _granted_words(prior.name, granted, alone) if granted else _gaussian_words(prior.name, alone)
+    if not noisy:
+        said.append("Without noise, the rounding of what is sent counts as noise for the second ceiling.")
+    return tuple(said)
+
+
+def _gaussian_words(name: str, alone: str) -> list[str]:
+    return [
+        f"With a prior ({name}): no estimate, biased or not, is closer than the second ceiling in the mean over "
         "the noise and over inputs drawn independently from that Gaussian (van Trees), by the information at this "
         "batch in place of its mean over the prior, a local approximation. The prior's mean alone, without any update, "
         f"comes to {alone}.",
@@ -227,6 +244,16 @@ def wording(prior: Prior, *, noisy: bool, peak: float) -> tuple[str, ...]:
         "a sharper one (edges and flat regions as in maximum_a_posteriori, values inside the bounds, a generative "
         "model), or an input that is smoother than most, can exceed the second ceiling.",
     ]
-    if not noisy:
-        said.append("Without noise, the rounding of what is sent counts as noise for the second ceiling.")
-    return tuple(said)
+
+
+def _granted_words(name: str, granted: str, alone: str) -> list[str]:
+    """Of a law that is a mixture of Gaussians, of which the attacker is told which one."""
+    return [
+        f"With a prior ({name}): the second ceiling holds for attackers who know of inputs no more than the prior of "
+        "photographs that maximum_a_posteriori and auto use, namely how much neighboring pixels differ. If inputs are "
+        "drawn from it, no estimate, biased or not, is closer in the mean over the noise and over inputs, even if "
+        f"{granted} is told beforehand (van Trees), by the information at this batch in place of its mean over the "
+        f"prior, a local approximation. What is told, without any update, comes to {alone}.",
+        "An attacker who knows more (a generative model, a training set that holds the very input), or an input that "
+        "is likelier under that prior than most, can exceed the second ceiling.",
+    ]

@@ -72,6 +72,7 @@ class GaussianPrior:
         mean: of the shape of one input.
         covariance: `[d, d]` in the square of the input's unit, for the flat input; singular ones are allowed.
         name: in reports.
+        granted: what it was told of the private inputs themselves, in words; empty for nothing.
 
     Raises:
         BadInput: when the shapes do not fit, a number is not finite, or the covariance is not symmetric or has a
@@ -81,6 +82,7 @@ class GaussianPrior:
     mean: Tensor
     covariance: Tensor
     name: str = "Gaussian"
+    granted: str = ""
 
     def __post_init__(self) -> None:
         """Check everything."""

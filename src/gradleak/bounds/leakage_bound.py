@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gradleak.bounds.bayesian import BayesianBound, size_problems, van_trees, wording
+from gradleak.bounds.bayesian import BayesianBound, van_trees, wording
+from gradleak.bounds.chosen_prior import PriorName, chosen_prior, prior_problems
 from gradleak.bounds.cramer_rao import (
     LARGEST_STORED,
     Measured,
@@ -18,7 +19,7 @@ from gradleak.bounds.cramer_rao import (
     measure_by_products,
     measure_exactly,
 )
-from gradleak.bounds.gaussian_prior import Prior, smoothness_prior
+from gradleak.bounds.gaussian_prior import Prior
 from gradleak.bounds.information import FisherInformation
 from gradleak.bounds.noise import NoiseStage, noise_stage
 from gradleak.bounds.unknowns import Unknowns, unknowns
@@ -28,7 +29,7 @@ from gradleak.clients import Client, Gradient
 from gradleak.defenses import Defense
 from gradleak.errors import refuse
 from gradleak.seeds import stage_generator
-from gradleak.tasks import ImageSpace, Task
+from gradleak.tasks import Task
 from gradleak.threat import ThreatModel
 
 Labels = Literal["known", "classes", "probabilities"]
@@ -77,6 +78,8 @@ class LeakageBound:
         prior_pixel_std: standard deviation that the update leaves of each input value under that prior, of the shape of
             the inputs; None without a prior or if `status` is `"partial"`.
         prior: its name; None without one.
+        prior_spread: standard deviation of the squared error of the best estimate under that prior, as a share of its
+            mean; NaN without a prior or if `status` is `"partial"`.
         information: about the inputs, by the noise or else by rounding; None unless asked for, since it is large.
     """
 
@@ -101,6 +104,7 @@ class LeakageBound:
     prior_mse_floor: float = math.nan
     prior_pixel_std: Tensor | None = None
     prior: str | None = None
+    prior_spread: float = math.nan
     information: FisherInformation | None = None
 
 
@@ -113,7 +117,7 @@ def leakage_bound(
     defenses: Sequence[Defense] = (),
     threat: ThreatModel | None = None,
     labels: Labels | None = None,
-    prior: Prior | Literal["smoothness"] | None = "smoothness",
+    prior: Prior | PriorName | None = "smoothness",
     seed: int = 0,
     max_seconds: float = 600.0,
     exact_unknowns: int = EXACT_UNKNOWNS,
@@ -134,7 +138,8 @@ def leakage_bound(
         labels: in place of the threat's word: `"known"`, `"classes"`, the default for withheld class indices, or
             `"probabilities"`, the default for withheld probabilities, also possible for indices.
         prior: of one input, for the second ceiling, that of attackers who know what inputs look like (`van_trees`):
-            `"smoothness"` is `smoothness_prior` for images of 1 or 3 channels and none for others.
+            `"smoothness"` is `smoothness_prior` for images of 1 or 3 channels and none for others; `"photographs"` is
+            the sharper `photograph_prior` of the batch, that of the attack `auto`, for up to 4096 values.
         seed: of private choices of client and defenses, as for `capture`.
         max_seconds: beyond this estimate, the leading part of the spectrum is taken in place of the whole.
         exact_unknowns: likewise beyond so many unknowns.
@@ -152,9 +157,7 @@ def leakage_bound(
     known = (threat if threat is not None else ThreatModel()).labels_known
     changed, problems = admitted(task, inputs, targets, client, defenses)
     problems += _problems(task, labels, max_seconds, exact_unknowns)
-    known_prior = _prior(task, prior)
-    if known_prior is not None and not problems:
-        problems += size_problems(inputs[0].numel(), known_prior)
+    problems += prior_problems(task.space, inputs, prior)
     refuse(problems)
     chosen: Labels = labels if labels is not None else _labels(known, targets)
     stage = noise_stage(client, defenses, len(inputs))
@@ -170,7 +173,7 @@ def leakage_bound(
     measured = measure(problem, scales, stds, (high - low) / 255, stage_generator(seed, "bound"))
     partial = measure is measure_by_products
     said = assumptions(changed, client, defenses, stage, chosen, partial=partial, cost=cost, peak=high - low)
-    bayesian = None
+    bayesian, known_prior = None, chosen_prior(task.space, inputs, prior)
     if known_prior is not None:
         bayesian = van_trees(measured[-1].information, known_prior, trace=measured[-1].mean_information)
         said += wording(known_prior, noisy=stage.inverse_information > 0, peak=high - low)
@@ -245,6 +248,7 @@ def _bound(
         prior_mse_floor=math.nan if bayesian is None else bayesian.mse_floor,
         prior_pixel_std=None if bayesian is None or bayesian.std is None else bayesian.std.view(inputs.shape).cpu(),
         prior=None if bayesian is None else bayesian.prior,
+        prior_spread=math.nan if bayesian is None else bayesian.spread,
         information=last.information if keep else None,
     )
 
@@ -253,14 +257,6 @@ def _psnr(mse: float, peak: float) -> float:
     if mse == 0:
         return math.inf
     return -math.inf if math.isinf(mse) else 10 * math.log10(peak**2 / mse)
-
-
-def _prior(task: Task, prior: Prior | Literal["smoothness"] | None) -> Prior | None:
-    """The default only where it says something."""
-    if not isinstance(prior, str):
-        return prior
-    space = task.space
-    return smoothness_prior(space) if isinstance(space, ImageSpace) and space.shape[0] in {1, 3} else None
 
 
 def _labels(known: bool, targets: Tensor) -> Labels:

@@ -22,6 +22,11 @@ from gradleak.tasks import ImageSpace, InputSpace
 # nothing else is free, so that this much of the largest precision only keeps a factorization from failing.
 _RIDGE = 1e-12
 
+NAME = "photographs, edges known"
+"""Of the prior in reports."""
+
+_GRANTED = "how sharp the image is at every place, and which values lie on a bound of the range,"
+
 
 def photograph_prior(space: InputSpace, inputs: Tensor) -> GaussianPrior:
     """Photographs with the strength of every edge, and the values on the bounds, granted.
@@ -35,7 +40,35 @@ def photograph_prior(space: InputSpace, inputs: Tensor) -> GaussianPrior:
         The joint prior of all of them, by flat batch.
 
     Raises:
-        BadInput: for other inputs, images below 2 x 2 pixels, and more than 4096 values.
+        BadInput: for other inputs, images below 2 x 2 pixels or of another shape than the space's, and more than 4096
+            values.
+    """
+    problems = photograph_problems(space, inputs)
+    if not problems and tuple(inputs.shape[1:]) != tuple(space.shape):
+        problems.append(
+            f"inputs: expected images of shape {list(space.shape)}, got {list(inputs.shape)}; give [N, C, H, W] of the "
+            "space's own shape"
+        )
+    refuse(problems)
+    assert isinstance(space, ImageSpace)
+    size = math.prod(space.shape)
+    images = inputs.detach().cpu().double()
+    covariance = torch.zeros(images.numel(), images.numel(), dtype=torch.float64)
+    for index, image in enumerate(images):
+        part = slice(index * size, (index + 1) * size)
+        covariance[part, part] = _covariance(space, image)
+    return GaussianPrior(images.mean().expand(images.shape), covariance, NAME, _GRANTED)
+
+
+def photograph_problems(space: InputSpace, inputs: Tensor) -> list[str]:
+    """Why there is no prior of photographs for inputs.
+
+    Args:
+        space: as for `photograph_prior`.
+        inputs: likewise.
+
+    Returns:
+        A sentence each; empty if there is one.
     """
     problems: list[str] = []
     if not isinstance(space, ImageSpace) or space.shape[0] not in {1, 3} or min(space.shape[1:]) < 2:
@@ -46,17 +79,9 @@ def photograph_prior(space: InputSpace, inputs: Tensor) -> GaussianPrior:
     if inputs.numel() > LARGEST_COVARIANCE:
         problems.append(
             f"prior: expected at most {LARGEST_COVARIANCE} values for the prior of photographs, got {inputs.numel()}; "
-            "take the smoothness prior"
+            "take the smoothness prior, or fewer or smaller images"
         )
-    refuse(problems)
-    assert isinstance(space, ImageSpace)
-    size = math.prod(space.shape)
-    images = inputs.detach().cpu().double()
-    covariance = torch.zeros(images.numel(), images.numel(), dtype=torch.float64)
-    for index, image in enumerate(images):
-        part = slice(index * size, (index + 1) * size)
-        covariance[part, part] = _covariance(space, image)
-    return GaussianPrior(images.mean().expand(images.shape), covariance, "photographs, edges known")
+    return problems
 
 
 def _covariance(space: ImageSpace, image: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +24,14 @@ from gradleak.defenses import (
     RandomK,
     Sign,
 )
-from gradleak.errors import refuse
-from gradleak.linalg import JacobianOperator
+from gradleak.errors import BadInput
+from gradleak.linalg import JacobianOperator, RecordedJacobian
 from gradleak.seeds import stage_generator
 from gradleak.tasks import Task
 from gradleak.updates import parted
 
 Named = dict[str, Tensor]
+_Products = TypeVar("_Products", bound=JacobianOperator)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,20 +142,41 @@ def unknowns(
 
 
 def _operator(function: Callable[[Tensor], Tensor], at: Tensor) -> JacobianOperator:
-    """The operator after one trial of each product, so that a model that lacks derivatives is refused at the door."""
-    operator = JacobianOperator(function, at)
+    """The operator after one trial of each product, so that a model that lacks derivatives is refused at the door.
+
+    One that lacks rules for forward mode or for `torch.func`, as most operations of one's own do, is differentiated by
+    reverse mode alone.
+
+    Returns:
+        J.
+
+    Raises:
+        BadInput: where neither runs, or the second is not the derivative.
+    """
     try:
-        operator.matmat(torch.ones(len(at), 1).to(at))
-        operator.rmatmat(torch.ones(operator.shape[0], 1).to(at))
-    # The model is foreign code, and any exception of it means the same to the user.
+        return _tried(JacobianOperator(function, at))
+    # The model is foreign code, and any exception of it means the same.
+    except Exception:  # noqa: BLE001
+        pass
+    try:
+        recorded = _tried(RecordedJacobian(function, at))
     except Exception as error:  # noqa: BLE001
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        refuse(
-            [
-                f"model: expected one whose gradient can be differentiated by its inputs (torch.func.jvp and vmap), "
-                f"got {reason}; replace the operation, `gradleak inspect` names it"
-            ]
-        )
+    else:
+        if recorded.agrees_with_differences():
+            return recorded
+        reason = "one with an operation whose backward pass is not its derivative, or cannot be differentiated again"
+    raise BadInput(
+        [
+            f"model: expected one whose gradient can be differentiated by its inputs, got {reason}; replace the "
+            "operation, `gradleak inspect` names it"
+        ]
+    )
+
+
+def _tried(operator: _Products) -> _Products:
+    operator.matmat(torch.ones(operator.shape[1], 1).to(operator.at))
+    operator.rmatmat(torch.ones(operator.shape[0], 1).to(operator.at))
     return operator
 
 

@@ -24,12 +24,13 @@ from gradleak.tasks import ImageSpace, InputSpace, TabularSpace, Task
 
 if TYPE_CHECKING:
     from gradleak.bounds import LeakageBound
+    from gradleak.bounds.chosen_prior import PriorName
     from gradleak.zoo.data import Dataset
 
 T = TypeVar("T")
 
 _IMAGE_RANK = 3
-_PRIORS = ("smoothness", "none")
+_PRIORS: dict[str, "PriorName | None"] = {"smoothness": "smoothness", "photographs": "photographs", "none": None}
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,11 @@ def bound(
     batch_size: Annotated[int, typer.Option(help="Private examples that share an update.")] = 1,
     seed: Annotated[int, typer.Option(help="Of the choice of examples and of private draws.")] = 0,
     prior: Annotated[
-        str, typer.Option(metavar="smoothness|none", help="What an attacker knows of images, for a second ceiling.")
+        str,
+        typer.Option(
+            metavar="smoothness|photographs|none",
+            help="What an attacker knows of images, for a second ceiling; photographs is what auto knows.",
+        ),
     ] = "smoothness",
     max_seconds: Annotated[
         float, typer.Option(help="For each; beyond, the leading part of the spectrum stands for the whole.")
@@ -116,7 +121,7 @@ def _problems(examples: int, batch_size: int, seed: int, prior: str, max_seconds
         if value < least
     ]
     if prior not in _PRIORS:
-        problems.append(f"--prior: expected {' or '.join(_PRIORS)}, got {prior!r}; choose one")
+        problems.append(f"--prior: expected {', '.join(list(_PRIORS)[:-1])} or none, got {prior!r}; choose one")
     if not max_seconds > 0:
         problems.append(f"--max-seconds: expected more than 0, got {max_seconds:g}; 600 is the default")
     return problems
@@ -199,7 +204,7 @@ def _bounded(task: Task, dataset: "Dataset", positions: list[int], settings: _Se
         targets,
         client=settings.client,
         defenses=settings.defenses,
-        prior="smoothness" if settings.prior == "smoothness" else None,
+        prior=_PRIORS[settings.prior],
         seed=settings.seed,
         max_seconds=settings.max_seconds,
     )

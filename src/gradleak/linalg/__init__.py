@@ -6,6 +6,7 @@ from gradleak.linalg.convolution_equations import ConvolutionEquations
 from gradleak.linalg.convolution_solver import ConvolutionSolution, solve_convolution
 from gradleak.linalg.jacobian import JacobianOperator
 from gradleak.linalg.rank import singular_values_above_rounding
+from gradleak.linalg.recorded_jacobian import RecordedJacobian
 from gradleak.linalg.spectra import (
     Estimate,
     Spectrum,
@@ -23,6 +24,7 @@ __all__ = [
     "Estimate",
     "JacobianOperator",
     "Operator",
+    "RecordedJacobian",
     "Solution",
     "Spectrum",
     "TangentRows",

@@ -50,38 +50,41 @@ def ceiling_section(contents: Contents) -> CeilingSection | None:
 
 
 def _table(ceilings: list[Ceiling]) -> Table:
-    with_prior = any(one.prior for one in ceilings)
+    priors = sorted({one.prior for one in ceilings if one.prior})
+    named = f' "{priors[0]}"' if len(priors) == 1 else ""
     header = (
         "setting",
         "batches",
         "unbiased ceiling, dB [min, max]",
-        *(("ceiling with the prior, dB [min, max]",) if with_prior else ()),
+        *((f"ceiling with the prior{named}, dB [min, max]",) if priors else ()),
         "attack",
         "reached there, dB",
         "above the unbiased ceiling",
         "free directions",
         "known to 8 bits, %",
     )
-    return Table(header, tuple(row for one in ceilings for row in _rows(one, with_prior=with_prior)))
+    return Table(header, tuple(_row(one, len(priors)) for one in ceilings))
 
 
-def _rows(one: Ceiling, *, with_prior: bool) -> list[tuple[str, ...]]:
+def _row(one: Ceiling, priors: int) -> tuple[str, ...]:
+    """Of a setting, in an audit with so many priors; the cell names its own where there are several."""
     best = next((reach for reach in one.reached if not math.isnan(reach.psnr)), None)
     free = NOTHING if math.isnan(one.free.median) else f"{_whole(one.free)} of {one.unknowns}"
     by_noise = one.noisy or one.without > 0
-    return [
-        (
-            one.label,
-            str(one.batches),
-            one.trouble or _span(one.psnr) + ("" if one.noisy else ", by rounding"),
-            *((_span(one.prior_psnr) if by_noise else NOTHING,) if with_prior else ()),
-            NOTHING if best is None else best.attack,
-            NOTHING if best is None else decibels(best.psnr),
-            NOTHING if best is None or not one.noisy or math.isnan(best.ahead) else f"{best.above} of {best.batches}",
-            free,
-            NOTHING if math.isnan(one.recoverable) else f"{100 * one.recoverable:.0f}",
-        )
-    ]
+    prior = _span(one.prior_psnr) if by_noise else NOTHING
+    if priors > 1 and prior != NOTHING:
+        prior = f"{prior}, {one.prior}"
+    return (
+        one.label,
+        str(one.batches),
+        one.trouble or _span(one.psnr) + ("" if one.noisy else ", by rounding"),
+        *((prior,) if priors else ()),
+        NOTHING if best is None else best.attack,
+        NOTHING if best is None else decibels(best.psnr),
+        NOTHING if best is None or not one.noisy or math.isnan(best.ahead) else f"{best.above} of {best.batches}",
+        free,
+        NOTHING if math.isnan(one.recoverable) else f"{100 * one.recoverable:.0f}",
+    )
 
 
 def _assumptions(ceilings: list[Ceiling]) -> tuple[tuple[str, tuple[str, ...]], ...]:

@@ -9,7 +9,7 @@ from gradleak.audits.report.tables import Table
 from gradleak.audits.report.words import NOTHING, decibels
 from gradleak.audits.store import Contents, Frontier, Interval, Leak, Point
 
-_SHOWN = {"stops": "stopped", "leaks": "leaks", "open": "inconclusive"}
+_SHOWN = {"stops": "stopped", "bounded": "stopped by the bound", "leaks": "leaks", "open": "inconclusive"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def frontier_table(frontier: Frontier) -> Table:
         "knows the defense",
         "does not",
         "median PSNR, dB [95 %]",
-        *(("unbiased ceiling, dB [min, max]",) if bounded else ()),
+        *(("unbiased ceiling, dB [min, max]", "highest with the prior, dB") if bounded else ()),
         "test accuracy, % [95 %]",
         "price, points [95 %]",
         "dominated by",
@@ -68,7 +68,7 @@ def frontier_table(frontier: Frontier) -> Table:
             _share(point.adaptive),
             _share(point.blind),
             _psnr(point.psnr),
-            *((_bound(point),) if bounded else ()),
+            *((_bound(point), _prior_bound(point)) if bounded else ()),
             _percent(point.accuracy) if not math.isnan(point.accuracy.value) else point.trouble or NOTHING,
             _percent(point.price),
             _dominated(point, frontier.points),
@@ -82,6 +82,10 @@ def _bound(point: Point) -> str:
     if point.bound is None or point.bound_ends is None:
         return point.bound_trouble or NOTHING
     return f"{decibels(point.bound)} [{decibels(point.bound_ends[0])}, {decibels(point.bound_ends[1])}]"
+
+
+def _prior_bound(point: Point) -> str:
+    return NOTHING if math.isnan(point.prior_bound) else decibels(point.prior_bound)
 
 
 def _leak(point: Point) -> str:
