@@ -38,6 +38,31 @@ class EmbeddingBag(nn.Module):
         return self.layers((rows * weights[..., None]).sum(dim=1))
 
 
+class Recurrence(nn.Module):
+    """One layer of an LSTM without a bias of the state, step by step in plain operations.
+
+    PyTorch's own has no batching rule, so that each restart of an attack would run it by itself, and fused kernels that
+    depend on the processor.
+    """
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.inputs = nn.Linear(width, 4 * hidden)
+        self.states = nn.Linear(hidden, 4 * hidden, bias=False)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """From `[N, T, width]` to the state after each position, `[N, T, hidden]`."""
+        incoming = self.inputs(rows)
+        state = memory = rows.new_zeros(rows.shape[0], self.states.in_features)
+        states: list[Tensor] = []
+        for step in incoming.unbind(dim=1):
+            add, keep, new, show = (step + self.states(state)).chunk(4, dim=1)
+            memory = torch.sigmoid(keep) * memory + torch.sigmoid(add) * torch.tanh(new)
+            state = torch.sigmoid(show) * torch.tanh(memory)
+            states.append(state)
+        return torch.stack(states, dim=1)
+
+
 class RecurrentClassifier(nn.Module):
     """See `lstm`."""
 
@@ -47,8 +72,7 @@ class RecurrentClassifier(nn.Module):
         super().__init__()
         self.padding = padding
         self.tokens = nn.Embedding(vocabulary, width)
-        # Step by step: nn.LSTM's fused kernel has no batching rule, and every restart would run it on its own.
-        self.cells = nn.ModuleList(nn.LSTMCell(width if layer == 0 else hidden, hidden) for layer in range(layers))
+        self.recurrent = nn.ModuleList(Recurrence(width if layer == 0 else hidden, hidden) for layer in range(layers))
         self.linear = nn.Linear(hidden, num_classes)
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -59,13 +83,8 @@ class RecurrentClassifier(nn.Module):
         """Logits `[N, num_classes]` of ids `[N, T]`."""
         kept = kept_positions(ids, attention_mask, self.padding)
         rows = self.tokens(ids)
-        for cell in self.cells:
-            states: list[Tensor] = []
-            state: tuple[Tensor, Tensor] | None = None
-            for row in rows.unbind(dim=1):
-                state = cell(row, state)
-                states.append(state[0])
-            rows = torch.stack(states, dim=1)
+        for layer in self.recurrent:
+            rows = layer(rows)
         # What comes after the last token cannot change its state, so padding needs no packing.
         return self.linear(last_kept(rows, kept))
 
