@@ -7,11 +7,13 @@ from gradleak.zoo.models.encoder import Encoder, encoder
 from gradleak.zoo.models.lenet import lenet
 from gradleak.zoo.models.mlp import mlp
 from gradleak.zoo.models.resnet import CifarResNet, resnet, resnet20, resnet32, resnet44, resnet56
+from gradleak.zoo.models.text_cards import TEXT_MODELS, TextModelCard
 from gradleak.zoo.models.weights import load_weights
 from gradleak.zoo.models.word_classifiers import EmbeddingBag, RecurrentClassifier, embedding_bag, lstm
 
 __all__ = [
     "REFERENCE_MODELS",
+    "TEXT_MODELS",
     "CifarResNet",
     "Decoder",
     "EmbeddingBag",
@@ -19,6 +21,7 @@ __all__ = [
     "ModelCard",
     "ModelFactory",
     "RecurrentClassifier",
+    "TextModelCard",
     "convnet",
     "decoder",
     "embedding_bag",
