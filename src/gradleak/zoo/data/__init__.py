@@ -2,7 +2,7 @@
 
 from gradleak.zoo.data.array_files import mnist_idx, npz, safetensors_data
 from gradleak.zoo.data.bundled import digits, faces, photographs
-from gradleak.zoo.data.dataset import Dataset, Objective
+from gradleak.zoo.data.dataset import Dataset
 from gradleak.zoo.data.image_files import image_folder, image_tar
 from gradleak.zoo.data.loading import BUNDLED, DataCard, load
 from gradleak.zoo.data.objectives import with_objective
@@ -13,7 +13,6 @@ __all__ = [
     "BUNDLED",
     "DataCard",
     "Dataset",
-    "Objective",
     "Texts",
     "Tokenizer",
     "WordTokenizer",
