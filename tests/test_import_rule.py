@@ -111,6 +111,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
             "tasks",
             "tensorfiles",
             "threads",
+            "tokens",
             "zoo",
             "audits.by_name.data",
             "audits.by_name.defenses",

@@ -21,7 +21,7 @@ from gradleak.errors import BadInput
 from gradleak.tasks import InputSpace, Task
 from gradleak.tokens import TokenSpace
 from gradleak.training.checkpoints import Checkpoint, find_checkpoint
-from gradleak.zoo.data import Dataset
+from gradleak.zoo.data import Dataset, vocabulary_digest
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,9 +214,40 @@ def client_description(name: str, client: object) -> dict[str, Any]:
     return plain(described(name, client), name)
 
 
+def _refuse_other_texts(checkpoint: Checkpoint, dataset: Dataset) -> None:
+    """Texts that a trained model would read wrongly."""
+    texts, name = checkpoint.space.texts, repr(dataset.name)
+    if (texts is None) != (dataset.tokens is None):
+        kind, other = ("images or rows", "texts") if texts is None else ("texts", "none")
+        text = f"expected data of {kind}, on which the checkpoint was trained, got {other} in {name}; use other data"
+        raise BadSettings("models", [Fault(("weights",), text)])
+    if texts is None or dataset.tokens is None:
+        return
+    faults: list[Fault] = []
+    if dataset.objective != texts.objective:
+        text = f"expected data with objective {texts.objective}, as in the training, got {dataset.objective}; add it"
+        faults.append(Fault(("weights",), text))
+    if vocabulary_digest(dataset.tokens) != texts.words:
+        text = (
+            f"expected the tokenizer of the training, got another one for {name}; give data the tokenizer, vocabulary "
+            "and texts of the training, or a tokenizer from a file to both"
+        )
+        faults.append(Fault(("weights",), text))
+    if faults:
+        raise BadSettings("models", faults)
+
+
 def _refuse_other_shape(checkpoint: Checkpoint, dataset: Dataset) -> None:
+    _refuse_other_texts(checkpoint, dataset)
     if checkpoint.space.shape == dataset.input_shape:
         return
+    if checkpoint.space.texts is not None:
+        length = checkpoint.space.shape[0]
+        text = (
+            f"expected texts of {length} tokens, as in the training, got {dataset.input_shape[0]}; add "
+            f"settings: {{length: {length}}} to data"
+        )
+        raise BadSettings("models", [Fault(("weights",), text)])
     side = checkpoint.space.shape[-1]
     text = (
         f"expected data with inputs of shape {list(checkpoint.space.shape)}, on which the checkpoint was trained, got "
