@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from gradleak.adapters.huggingface import gpt2, train_subwords
 from gradleak.audits.audit import audit
 from gradleak.audits.building import build
 from gradleak.audits.plan import plan
@@ -20,7 +21,7 @@ from gradleak.audits.store import Store
 from gradleak.errors import BadInput
 from gradleak.tokens import TokenSpace
 from gradleak.training.train import train
-from gradleak.zoo.data import load
+from gradleak.zoo.data import load, messages
 from tests.cli.running import run
 
 ROOT = Path(__file__).parents[2]
@@ -114,6 +115,23 @@ def test_texts_of_ones_own_with_a_trained_tokenizer(tmp_path: Path) -> None:
         assert trial.task.num_classes == trial.task.space.vocabulary
     with pytest.raises(BadInput, match="mine' has texts of one class only"):
         read_spec({**SPEC, "data": data["name"]})
+
+
+def test_a_model_from_a_folder_with_spare_rows_in_its_embedding(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    words = train_subwords(messages().lines, 300)
+    words.inner.save(str(tmp_path / "words.json"))
+    saved: Any = gpt2(320, 8, width=8, layers=1, padding=0)
+    saved.save_pretrained(tmp_path / "model")
+    data = {**CAUSAL, "settings": {"length": 6, "tokenizer": str(tmp_path / "words.json")}}
+    spec = {**SPEC, "model": {"name": "hugging_face", "settings": {"source": str(tmp_path / "model")}}, "data": data}
+    planned = plan(read_spec(spec))
+    assert {one.spec["model"]["redraw"] for one in planned} == {False}
+    trial = build(planned[0].spec)
+    assert trial.task.num_classes == 320
+    assert torch.equal(trial.task.model.get_parameter("transformer.wte.weight"), saved.transformer.wte.weight)
+    with pytest.raises(BadInput, match="expected an embedding of at least 1210 tokens .*, got 320; add settings"):
+        read_spec({**spec, "data": {"name": "messages", "objective": "causal"}})
 
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
