@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -34,7 +34,16 @@ from gradleak.reconstructions import History, Reconstruction, Snapshot, Status
 from gradleak.seeds import stage_generator
 from gradleak.threat import Observation, simulator
 
-LabelPart = Literal["joint", "row_sum_sign", "bias_sign", "row_minimum"]
+LabelPart = Literal["joint", "row_sum_sign", "bias_sign", "row_minimum", "next_tokens"]
+
+
+@runtime_checkable
+class DerivesTargets(Protocol):
+    """An input space whose inputs are their own targets."""
+
+    def next_tokens(self, variable: Tensor) -> Tensor:
+        """Target probabilities `[N, T, C]` from a variable `[N, ...]`, differentiable."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,8 @@ class Inversion:
         optimizer: from the number of examples to the rule that proposes candidates.
         labels: `"joint"`: one row of target logits for each example is optimized with the inputs; the others name
             the rule that recovers them first: `"row_sum_sign"` and `"bias_sign"` (single examples only),
-            `"row_minimum"` (distinct labels only). Given labels are used in any case.
+            `"row_minimum"` (distinct labels only); `"next_tokens"`: those of a causal language model follow from the
+            candidate itself, in spaces that can tell (`DerivesTargets`). Given labels are used in any case.
         priors: terms added to the objective.
         buffer_weight: weight of the distance to sent buffers, see `batch_statistics.buffer_distance`; nothing happens
             where none were sent.
@@ -114,7 +124,12 @@ class Inversion:
         fixed_targets = recovered_targets(observation, batch_size, self.labels)
         if isinstance(fixed_targets, str):
             return not_applicable(self.name, observation, fixed_targets)
-        layout = Layout.of(observation, batch_size, fixed_targets)
+        space, derived = observation.task.space, None
+        if self.labels == "next_tokens" and fixed_targets is None:
+            if not isinstance(space, DerivesTargets):
+                return not_applicable(self.name, observation, "targets do not follow from inputs of this kind")
+            derived = space.next_tokens
+        layout = Layout.of(observation, batch_size, fixed_targets, derived)
         by_differences = self.derivative == "finite_difference"
         closed = problem(observation) if by_differences else no_second_derivative(observation, layout)
         if closed is not None:
@@ -237,7 +252,7 @@ class Inversion:
         )
         return Reconstruction(
             inputs=space.decode(variable),
-            targets=targets.argmax(dim=1),
+            targets=targets.argmax(dim=-1),
             targets_given=observation.targets is not None,
             objective=objective,
             evaluations=minimum.evaluations * self.restarts,
@@ -279,8 +294,10 @@ def recovered_targets(observation: Observation, batch_size: int, rule: LabelPart
         return None if rule == "joint" else WHY_NOT
     if observation.targets is not None:
         return task.target_probabilities(observation.targets)
-    if rule == "joint":
+    if rule in {"joint", "next_tokens"}:
         return None
+    if task.classified == "token":
+        return "the rules for labels find those of whole examples, and every token has one"
     if batch_size != 1 and rule != "row_minimum":
         return f"the sign rule finds the label of one example, and the batch has {batch_size}"
     if batch_size > task.num_classes:

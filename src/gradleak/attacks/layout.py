@@ -1,6 +1,7 @@
 """How the unknowns of an attack lie in one flat vector, at full and at reduced resolution."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,6 +23,10 @@ class Layout:
         fixed_targets: target probabilities `[N, C]` that are not searched, or None if they are.
         dtype: of the flat vector.
         device: of the flat vector.
+        derived: targets from the variable, where they follow from it, as in causal language models; None elsewhere.
+
+    Where every token is classified and targets are searched, each position has one more unknown: the logit of having a
+    target at all, since most positions of a masked language model have none.
     """
 
     variable_shape: tuple[int, ...]
@@ -29,18 +34,30 @@ class Layout:
     fixed_targets: Tensor | None
     dtype: torch.dtype
     device: torch.device
+    derived: Callable[[Tensor], Tensor] | None = None
 
     @staticmethod
-    def of(observation: Observation, batch_size: int, fixed_targets: Tensor | None) -> "Layout":
+    def of(
+        observation: Observation,
+        batch_size: int,
+        fixed_targets: Tensor | None,
+        derived: Callable[[Tensor], Tensor] | None = None,
+    ) -> "Layout":
         """The layout of a batch of this task, in the model's precision and on its device."""
         task = observation.task
         shape = (batch_size, *task.space.variable_shape)
-        return Layout(shape, task.target_shape, fixed_targets, task.dtype, task.device)
+        return Layout(shape, task.target_shape, fixed_targets, task.dtype, task.device, derived)
 
     @property
     def logits_shape(self) -> tuple[int, int]:
-        """`(N, C)`, or `(N, 0)` where targets are fixed; flat where every token is classified."""
-        return self.variable_shape[0], math.prod(self.target_shape) if self.fixed_targets is None else 0
+        """`(N, C)`, or `(N, 0)` where targets are not searched; `(N, T * (C + 1))` where every token is classified."""
+        if self.fixed_targets is not None or self.derived is not None:
+            return self.variable_shape[0], 0
+        return self.variable_shape[0], math.prod(self.target_shape) + math.prod(self.target_shape[:-1]) * self._gated
+
+    @property
+    def _gated(self) -> bool:
+        return len(self.target_shape) > 1
 
     def pack(self, variable: Tensor, logits: Tensor) -> Tensor:
         """Flat vector `[D]` of a variable `[N, ...]` and logits `[N, C or 0]`."""
@@ -57,7 +74,12 @@ class Layout:
         variable, logits = self.split(candidate)
         if self.fixed_targets is not None:
             return variable, self.fixed_targets
-        return variable, torch.softmax(logits.view(len(logits), *self.target_shape), dim=-1)
+        if self.derived is not None:
+            return variable, self.derived(variable)
+        if not self._gated:
+            return variable, torch.softmax(logits, dim=-1)
+        logits = logits.reshape(len(logits), *self.target_shape[:-1], self.target_shape[-1] + 1)
+        return variable, torch.softmax(logits[..., :-1], dim=-1) * torch.sigmoid(logits[..., -1:])
 
     def box(self, low: float, high: float) -> tuple[Tensor, Tensor]:
         """Smallest and largest value of every unknown, each `[D]`; logits have none."""
