@@ -6,7 +6,7 @@ All of them are this one attack with other parts; the recipes choose the parts.
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, Protocol, runtime_checkable
 
@@ -17,6 +17,7 @@ from gradleak.attacks.batch_statistics import buffer_distance
 from gradleak.attacks.finite_difference import STEP, finite_difference_energy, one_by_one, problem
 from gradleak.attacks.head import find_head
 from gradleak.attacks.labels import bias_sign, row_minimum, row_sum_sign
+from gradleak.attacks.labels.tokens import target_tokens
 from gradleak.attacks.layout import Layout
 from gradleak.attacks.mismatch import REPRODUCED, mismatch
 from gradleak.attacks.mixed_targets import WHY_NOT, mixes_targets
@@ -34,7 +35,7 @@ from gradleak.reconstructions import History, Reconstruction, Snapshot, Status
 from gradleak.seeds import stage_generator
 from gradleak.threat import Observation, simulator
 
-LabelPart = Literal["joint", "row_sum_sign", "bias_sign", "row_minimum", "next_tokens"]
+LabelPart = Literal["joint", "row_sum_sign", "bias_sign", "row_minimum", "evidence", "next_tokens"]
 
 
 @runtime_checkable
@@ -56,7 +57,8 @@ class Inversion:
         optimizer: from the number of examples to the rule that proposes candidates.
         labels: `"joint"`: one row of target logits for each example is optimized with the inputs; the others name
             the rule that recovers them first: `"row_sum_sign"` and `"bias_sign"` (single examples only),
-            `"row_minimum"` (distinct labels only); `"next_tokens"`: those of a causal language model follow from the
+            `"row_minimum"` (distinct labels only); `"evidence"`: as the classifier's bias tells them, the label of a
+            single example or which tokens are targets, and the rest jointly; `"next_tokens"`: those of a causal language model follow from the
             candidate itself, in spaces that can tell (`DerivesTargets`). Given labels are used in any case.
         priors: terms added to the objective.
         buffer_weight: weight of the distance to sent buffers, see `batch_statistics.buffer_distance`; nothing happens
@@ -121,15 +123,9 @@ class Inversion:
             return not_applicable(self.name, observation, "the batch size is withheld, and this attack needs it")
         if self.precision == "double":
             observation = in_precision(observation, torch.float64)
-        fixed_targets = recovered_targets(observation, batch_size, self.labels)
-        if isinstance(fixed_targets, str):
-            return not_applicable(self.name, observation, fixed_targets)
-        space, derived = observation.task.space, None
-        if self.labels == "next_tokens" and fixed_targets is None:
-            if not isinstance(space, DerivesTargets):
-                return not_applicable(self.name, observation, "targets do not follow from inputs of this kind")
-            derived = space.next_tokens
-        layout = Layout.of(observation, batch_size, fixed_targets, derived)
+        layout = searched_layout(observation, batch_size, self.labels)
+        if isinstance(layout, str):
+            return not_applicable(self.name, observation, layout)
         by_differences = self.derivative == "finite_difference"
         closed = problem(observation) if by_differences else no_second_derivative(observation, layout)
         if closed is not None:
@@ -276,6 +272,35 @@ class Inversion:
         why = {"evaluations": "after its evaluations", "seconds": "after its seconds", "stuck": "early, being stuck,"}
         ended = why.get(minimum.reason, "after its steps")
         return "budget", f"ended {ended} at a relative squared error of {relative:.1e}"
+
+
+def searched_layout(observation: Observation, batch_size: int, rule: LabelPart) -> Layout | str:
+    """What is searched where the rule says how targets are had, or why they cannot be had.
+
+    Args:
+        observation: what the attacker holds.
+        batch_size: N.
+        rule: how labels are recovered where they are not given.
+
+    Returns:
+        The layout.
+    """
+    task = observation.task
+    if rule == "evidence":
+        found = recovered_targets(observation, batch_size, "bias_sign" if batch_size == 1 else "joint")
+        layout = Layout.of(observation, batch_size, None if isinstance(found, str) else found)
+        if layout.fixed_targets is None and task.classified == "token":
+            return replace(layout, classes=target_tokens(observation))
+        return layout
+    fixed_targets = recovered_targets(observation, batch_size, rule)
+    if isinstance(fixed_targets, str):
+        return fixed_targets
+    layout = Layout.of(observation, batch_size, fixed_targets)
+    if rule != "next_tokens" or fixed_targets is not None:
+        return layout
+    if not isinstance(task.space, DerivesTargets) or task.classified != "token":
+        return "targets do not follow from inputs of this kind"
+    return replace(layout, derived=task.space.next_tokens)
 
 
 def recovered_targets(observation: Observation, batch_size: int, rule: LabelPart) -> Tensor | None | str:

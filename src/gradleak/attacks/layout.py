@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from gradleak.threat import Observation
@@ -24,6 +24,7 @@ class Layout:
         dtype: of the flat vector.
         device: of the flat vector.
         derived: targets from the variable, where they follow from it, as in causal language models; None elsewhere.
+        classes: the only ones that searched targets may have, indices; None for all.
 
     Where every token is classified and targets are searched, each position has one more unknown: the logit of having a
     target at all, since most positions of a masked language model have none.
@@ -35,29 +36,27 @@ class Layout:
     dtype: torch.dtype
     device: torch.device
     derived: Callable[[Tensor], Tensor] | None = None
+    classes: Tensor | None = None
 
     @staticmethod
-    def of(
-        observation: Observation,
-        batch_size: int,
-        fixed_targets: Tensor | None,
-        derived: Callable[[Tensor], Tensor] | None = None,
-    ) -> "Layout":
+    def of(observation: Observation, batch_size: int, fixed_targets: Tensor | None) -> "Layout":
         """The layout of a batch of this task, in the model's precision and on its device."""
         task = observation.task
         shape = (batch_size, *task.space.variable_shape)
-        return Layout(shape, task.target_shape, fixed_targets, task.dtype, task.device, derived)
+        return Layout(shape, task.target_shape, fixed_targets, task.dtype, task.device)
 
     @property
     def logits_shape(self) -> tuple[int, int]:
         """`(N, C)`, or `(N, 0)` where targets are not searched; `(N, T * (C + 1))` where every token is classified."""
         if self.fixed_targets is not None or self.derived is not None:
             return self.variable_shape[0], 0
-        return self.variable_shape[0], math.prod(self.target_shape) + math.prod(self.target_shape[:-1]) * self._gated
+        return self.variable_shape[0], math.prod(self.target_shape[:-1]) * self.logits_each
 
     @property
-    def _gated(self) -> bool:
-        return len(self.target_shape) > 1
+    def logits_each(self) -> int:
+        """Logits of one target."""
+        searched = self.target_shape[-1] if self.classes is None else len(self.classes)
+        return searched + (len(self.target_shape) > 1)
 
     def pack(self, variable: Tensor, logits: Tensor) -> Tensor:
         """Flat vector `[D]` of a variable `[N, ...]` and logits `[N, C or 0]`."""
@@ -76,10 +75,19 @@ class Layout:
             return variable, self.fixed_targets
         if self.derived is not None:
             return variable, self.derived(variable)
-        if not self._gated:
-            return variable, torch.softmax(logits, dim=-1)
-        logits = logits.reshape(len(logits), *self.target_shape[:-1], self.target_shape[-1] + 1)
-        return variable, torch.softmax(logits[..., :-1], dim=-1) * torch.sigmoid(logits[..., -1:])
+        return variable, self._searched(logits)
+
+    def _searched(self, logits: Tensor) -> Tensor:
+        """Target probabilities of logits."""
+        logits = logits.reshape(len(logits), *self.target_shape[:-1], self.logits_each)
+        gated = len(self.target_shape) > 1
+        found = torch.softmax(logits[..., :-1] if gated else logits, dim=-1)
+        if gated:
+            found = found * torch.sigmoid(logits[..., -1:])
+        if self.classes is None:
+            return found
+        places = nn.functional.one_hot(self.classes.to(found.device), self.target_shape[-1]).to(found.dtype)
+        return found @ places
 
     def box(self, low: float, high: float) -> tuple[Tensor, Tensor]:
         """Smallest and largest value of every unknown, each `[D]`; logits have none."""

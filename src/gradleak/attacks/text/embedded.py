@@ -57,6 +57,11 @@ class EmbeddedTokens:
         """Embeddings have none."""
         return None
 
+    @property
+    def mean_norm(self) -> float:
+        """Of the embedding's rows, in the variable's unit."""
+        return float(torch.linalg.vector_norm(self.rows.double(), dim=1).mean()) / self.unit
+
     def problems(self, inputs: Tensor) -> list[str]:
         """Those of the token space."""
         return self.token_space.problems(inputs)

@@ -50,7 +50,7 @@ def tag(
     steps: int = 1000,
     lr: float = 0.05,
     alpha: float = 0.1,
-    labels: LabelPart = "joint",
+    labels: LabelPart = "evidence",
     begin: int | None = None,
     end: int | None = None,
     restarts: int = 1,
@@ -68,8 +68,7 @@ def tag(
         steps: optimizer steps; fewer if `max_evaluations` allows only fewer, so that the schedule still ends.
         lr: learning rate.
         alpha: weight of the absolute differences.
-        labels: where they are not given: `"joint"` searches them, `"next_tokens"` takes the candidate's own next tokens
-            for those of a causal language model.
+        labels: where they are not given, see `Inversion`; `"next_tokens"` for causal language models.
         begin: id with which every text begins, if the attacker knows one.
         end: id with which every text ends, if the attacker knows one.
         restarts: independent starts.
