@@ -141,18 +141,21 @@ def capture(
 
 def attacks(arguments: argparse.Namespace, judge: LanguageModel) -> dict[str, gl.attacks.Attack]:
     """By name, each with its paper's numbers but for the length of its course."""
-    ends = {"begin": BEGIN, "end": END}
-    orders = {
-        "candidates": arguments.candidates,
-        "permutations": arguments.candidates,
-        "proposals": arguments.proposals,
-    }
     made: dict[str, gl.attacks.Attack] = {
-        "dlg_text": gl.attacks.dlg_text(outer_steps=arguments.outer_steps, **ends),
-        "tag": gl.attacks.tag(steps=arguments.steps, **ends),
-        "lamp": gl.attacks.lamp(steps=arguments.steps, language_model=judge, **orders, **ends),
-        "lamp_l2_l1": gl.attacks.lamp(variant="l2_l1", steps=arguments.steps, language_model=judge, **orders, **ends),
+        "dlg_text": gl.attacks.dlg_text(outer_steps=arguments.outer_steps, begin=BEGIN, end=END),
+        "tag": gl.attacks.tag(steps=arguments.steps, begin=BEGIN, end=END),
     }
+    for name, variant in (("lamp", "cos"), ("lamp_l2_l1", "l2_l1")):
+        made[name] = gl.attacks.lamp(
+            variant=variant,
+            language_model=judge,
+            steps=arguments.steps,
+            candidates=arguments.candidates,
+            permutations=arguments.candidates,
+            proposals=arguments.proposals,
+            begin=BEGIN,
+            end=END,
+        )
     return {name: made[name] for name in arguments.attacks}
 
 

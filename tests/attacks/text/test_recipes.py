@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import gradleak as gl
-from gradleak.attacks.inversion import searched_layout
 from gradleak.attacks.objectives import AbsoluteAndSquaredDistance, layer_cosine_distance, squared_distance
 from gradleak.attacks.priors import Weighted
+from gradleak.attacks.searched_targets import searched_layout
 from gradleak.attacks.text.alternation import Reorderings
 from gradleak.attacks.text.embedded import BERT_RMS, Embedded, in_embeddings
 from gradleak.attacks.text.lamp import embedding_norm

@@ -5,9 +5,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from gradleak.attacks.inversion import Inversion, LabelPart
+from gradleak.attacks.inversion import Inversion
 from gradleak.attacks.objectives import AbsoluteAndSquaredDistance, layer_cosine_distance
 from gradleak.attacks.priors import Term, Weighted
+from gradleak.attacks.searched_targets import LabelPart
 from gradleak.attacks.text.alternation import Alternation
 from gradleak.attacks.text.embedded import BERT_RMS, EmbeddedTokens
 from gradleak.attacks.text.language_model import LanguageModel
