@@ -220,6 +220,8 @@ def main() -> None:
     arguments = parser.parse_args()
     words = Words(arguments.public, arguments.vocabulary)
     private = words.sentences(arguments.texts, SHORTEST, LONGEST)
+    if len(private) < max(arguments.batch_sizes):
+        parser.error(f"--texts: only {len(private)} sentences of {SHORTEST} to {LONGEST} tokens; give a longer text")
     judge = train_language_model(words.sentences(arguments.public, 4, 80), words.size, padding=PADDING)
     print(
         f"{len(private)} sentences, vocabulary {words.size}; {'labels given' * arguments.labels_known or 'no labels'}"
