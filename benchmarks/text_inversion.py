@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 import gradleak as gl
 from gradleak.attacks.text import LanguageModel, train_language_model
+from gradleak.attacks.text.lamp import Variant
 from gradleak.seeds import stage_generator
 from gradleak.tokens import masked_tokens
 from gradleak.zoo.models.building import seeded
@@ -145,7 +146,8 @@ def attacks(arguments: argparse.Namespace, judge: LanguageModel) -> dict[str, gl
         "dlg_text": gl.attacks.dlg_text(outer_steps=arguments.outer_steps, begin=BEGIN, end=END),
         "tag": gl.attacks.tag(steps=arguments.steps, begin=BEGIN, end=END),
     }
-    for name, variant in (("lamp", "cos"), ("lamp_l2_l1", "l2_l1")):
+    variants: dict[str, Variant] = {"lamp": "cos", "lamp_l2_l1": "l2_l1"}
+    for name, variant in variants.items():
         made[name] = gl.attacks.lamp(
             variant=variant,
             language_model=judge,

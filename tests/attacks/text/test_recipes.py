@@ -72,7 +72,7 @@ def test_lamp_holds_its_numbers() -> None:
     assert other.search.priors == (Weighted(25.0, embedding_norm),)
     assert other.language_weight == 60.0
     with pytest.raises(BadInput, match="'cos' or 'l2_l1'"):
-        gl.attacks.lamp(variant="l2")
+        gl.attacks.lamp(variant="l2")  # pyright: ignore[reportArgumentType]  # that is the point
 
 
 def test_the_norms_of_embeddings_are_those_of_the_vocabulary() -> None:
