@@ -140,10 +140,10 @@ def capture(
     return gl.capture(gl.Task(makers[kind](), space, 2), inputs, targets, threat=threat)
 
 
-def attacks(arguments: argparse.Namespace, judge: LanguageModel) -> dict[str, gl.attacks.Attack]:
+def attacks(arguments: argparse.Namespace, judge: LanguageModel, size: int) -> dict[str, gl.attacks.Attack]:
     """By name, each with its paper's numbers but for the length of its course."""
     made: dict[str, gl.attacks.Attack] = {
-        "dlg_text": gl.attacks.dlg_text(outer_steps=arguments.outer_steps, begin=BEGIN, end=END),
+        "dlg_text": gl.attacks.dlg_text(outer_steps=size * arguments.outer_steps, begin=BEGIN, end=END),
         "tag": gl.attacks.tag(steps=arguments.steps, begin=BEGIN, end=END),
     }
     variants: dict[str, Variant] = {"lamp": "cos", "lamp_l2_l1": "l2_l1"}
@@ -214,7 +214,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0, help="of the first trial")
     parser.add_argument("--vocabulary", type=int, default=2000)
-    parser.add_argument("--outer-steps", type=int, default=30)
+    parser.add_argument("--outer-steps", type=int, default=30, help="of DLG, for each sentence of a batch")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--candidates", type=int, default=50)
     parser.add_argument("--proposals", type=int, default=60)
@@ -236,7 +236,7 @@ def main() -> None:
                     order = torch.randperm(len(private), generator=stage_generator(trial, "sentences"))
                     rows = [private[int(place)] for place in order[:size]]
                     captured = capture(kind, init, arguments.labels_known, rows, words.size, trial)
-                    for name, attack in attacks(arguments, judge).items():
+                    for name, attack in attacks(arguments, judge, size).items():
                         found.append(attacked((kind, init), name, attack, captured, trial))
                         if arguments.json is not None:
                             arguments.json.write_text(json.dumps([asdict(one) for one in found], indent=1))
