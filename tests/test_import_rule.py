@@ -27,7 +27,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "linalg": frozenset({"errors"}),
     "zoo": frozenset({"errors", "seeds", "tensorfiles", "tokens"}),
     "bottleneck": frozenset({"errors", "seeds"}),
-    "tokens": frozenset({"errors"}),
+    "token_masks": frozenset(),
+    "token_embeddings": frozenset({"errors"}),
+    "tokens": frozenset({"errors", "token_embeddings", "token_masks"}),
     "tasks": frozenset({"errors", "tokens"}),
     "updates": frozenset({"errors", "tasks"}),
     "clients": frozenset({"errors", "seeds", "bottleneck", "tasks", "updates"}),
@@ -52,6 +54,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
             "reconstructions",
             "optim",
             "linalg",
+            "tensorfiles",
             "inverters",
         }
     ),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from gradleak.errors import BadInput, refuse
-from gradleak.tokens import IGNORED, TokenSpace, token_cross_entropy
+from gradleak.tokens import IGNORED, OfTokens, token_cross_entropy
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """`loss(outputs [N, C], target_probabilities [N, C]) -> scalar`, averaged over the batch; `[N, T, C]` for tokens."""
@@ -253,7 +253,7 @@ class Task:
 
     def __post_init__(self) -> None:
         problems: list[str] = []
-        if self.classified == "token" and not isinstance(self.space, TokenSpace):
+        if self.classified == "token" and not isinstance(self.space, OfTokens):
             problems.append(
                 f"classified: expected 'example' for a {type(self.space).__name__}, got 'token'; only sequences of "
                 "tokens have a class at every position"
@@ -282,13 +282,16 @@ class Task:
             return list(error.problems)
         # The model is foreign code, and any exception of it means the same to the user: it refuses this input.
         except Exception as error:  # noqa: BLE001
+            found = self.space.token_space.position_problems(self.model) if isinstance(self.space, OfTokens) else []
+            if found:
+                return found
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             return [f"model: expected it to accept an input of shape {shape}, got {reason}; check shape and model"]
         finally:
             for module, training in flags:
                 module.training = training
         if self.classified is None:
-            every = isinstance(self.space, TokenSpace) and outputs.dim() == 3
+            every = isinstance(self.space, OfTokens) and outputs.dim() == 3
             object.__setattr__(self, "classified", "token" if every else "example")
         if tuple(outputs.shape) != (1, *self.target_shape):
             wanted = ", ".join(map(str, ("N", *self.target_shape)))

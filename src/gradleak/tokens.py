@@ -1,16 +1,17 @@
 """Sequences of tokens: what such an input is, how it enters a model, and the losses on every position."""
 
 import inspect
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from gradleak.errors import BadInput, refuse
+from gradleak.errors import refuse
+from gradleak.token_embeddings import find_embedding, position_problems, replaced
+from gradleak.token_masks import attention_mask
 
 IGNORED = -100
 """Target of a position that the loss leaves out, as in PyTorch's cross-entropy."""
@@ -34,6 +35,16 @@ def token_cross_entropy(outputs: Tensor, target_probabilities: Tensor) -> Tensor
     """
     total = -(target_probabilities * torch.log_softmax(outputs, dim=-1)).sum()
     return total / target_probabilities.sum()
+
+
+@runtime_checkable
+class OfTokens(Protocol):
+    """A space of sequences of tokens, whatever variable an attack searches them by."""
+
+    @property
+    def token_space(self) -> "TokenSpace":
+        """What the sequences are."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -84,6 +95,11 @@ class TokenSpace:
                     f"{name}: expected an id from 0 to {self.vocabulary - 1}, got {token}; see the tokenizer's ids"
                 )
         refuse(problems)
+
+    @property
+    def token_space(self) -> "TokenSpace":
+        """Itself."""
+        return self
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -170,8 +186,10 @@ class TokenSpace:
             Logits `[N, C]` or `[N, T, C]`.
         """
         embedding = self.embedding_of(module)[1]
-        with _replaced(embedding, embedded):
-            found = functional_call(module, dict(state), (), self._arguments(module, tokens))
+        # Before the embedding answers with other values, since a mask may need a run of the plain model.
+        arguments = self._arguments(module, tokens)
+        with replaced(embedding, embedded):
+            found = functional_call(module, dict(state), (), arguments)
         return found if isinstance(found, Tensor) else found.logits
 
     def _arguments(self, module: nn.Module, tokens: Tensor) -> dict[str, object]:
@@ -179,7 +197,8 @@ class TokenSpace:
         names = list(inspect.signature(module.forward).parameters)
         given: dict[str, object] = {"input_ids" if "input_ids" in names else names[0]: tokens}
         if self.padding is not None and "attention_mask" in names:
-            given["attention_mask"] = (tokens != self.padding).long()
+            dtype = self.embedding_of(module)[1].weight.dtype
+            given["attention_mask"] = attention_mask(module, tokens != self.padding, next(iter(given)), dtype)
         if "use_cache" in names:
             given["use_cache"] = False
         return given
@@ -191,30 +210,13 @@ class TokenSpace:
             Its name, and itself.
 
         Raises:
-            BadInput: when there is none, or it is not clear which.
+            BadInput: when there is none, or it is not clear which, or it does more than look up rows.
         """
-        modules = dict(module.named_modules())
-        found = [
-            (name, one)
-            for name, one in modules.items()
-            if isinstance(one, nn.Embedding) and one.num_embeddings == self.vocabulary
-        ]
-        if self.embedding is not None:
-            found = [(name, one) for name, one in found if name == self.embedding]
-        elif len(found) > 1:
-            found = [(name, one) for name, one in found if one is _input_embeddings(module)] or found
-        if len(found) == 1:
-            return found[0]
-        sizes = {name: one.num_embeddings for name, one in modules.items() if isinstance(one, nn.Embedding)}
-        wanted = f"an nn.Embedding with {self.vocabulary} rows" + (
-            f" named {self.embedding!r}" if self.embedding else ""
-        )
-        raise BadInput(
-            [
-                f"model: expected {wanted} for the tokens, got {sizes or 'no embedding at all'}; check that tokenizer, "
-                "space and model belong together, or name the module with TokenSpace(embedding=...)"
-            ]
-        )
+        return find_embedding(module, self.vocabulary, self.embedding)
+
+    def position_problems(self, module: nn.Module) -> list[str]:
+        """Whether a model that refuses such inputs has fewer positions than they have tokens, one line each."""
+        return position_problems(module, self.embedding_of(module)[1], self.length)
 
 
 def next_tokens(inputs: Tensor, padding: int | None = None) -> Tensor:
@@ -264,25 +266,3 @@ def masked_tokens(
     counts = (share * candidates.sum(dim=1)).round().clamp(min=1).long()
     hidden = draws.argsort(dim=1).argsort(dim=1) < counts[:, None]
     return inputs.masked_fill(hidden, space.mask), torch.where(hidden, inputs, IGNORED)
-
-
-def _input_embeddings(module: nn.Module) -> nn.Module | None:
-    """What a Hugging Face model says itself."""
-    find = getattr(module, "get_input_embeddings", None)
-    found = find() if callable(find) else None
-    return found if isinstance(found, nn.Module) else None
-
-
-@contextmanager
-def _replaced(embedding: nn.Embedding, embedded: Callable[[Tensor], Tensor]) -> Generator[None]:
-    """Let an embedding answer with other values of the weight that it has while it is called."""
-
-    def answer(called: nn.Module, _tokens: object, _output: object) -> Tensor:
-        assert isinstance(called, nn.Embedding)
-        return embedded(called.weight)
-
-    handle = embedding.register_forward_hook(answer)
-    try:
-        yield
-    finally:
-        handle.remove()

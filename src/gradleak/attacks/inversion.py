@@ -15,26 +15,23 @@ from torch import Tensor
 
 from gradleak.attacks.batch_statistics import buffer_distance
 from gradleak.attacks.finite_difference import STEP, finite_difference_energy, one_by_one, problem
-from gradleak.attacks.head import find_head
-from gradleak.attacks.labels import bias_sign, row_minimum, row_sum_sign
 from gradleak.attacks.layout import Layout
 from gradleak.attacks.mismatch import REPRODUCED, mismatch
-from gradleak.attacks.mixed_targets import WHY_NOT, mixes_targets
 from gradleak.attacks.objectives import Objective
 from gradleak.attacks.precision import in_precision
 from gradleak.attacks.priors import Weighted, group_consistency
 from gradleak.attacks.protocol import Progress, not_applicable
+from gradleak.attacks.searched_targets import LabelPart, searched_layout
 from gradleak.attacks.second_derivative import explained, lacks_derivative, no_second_derivative
 from gradleak.attacks.spectrum import weighted_frequencies
 from gradleak.attacks.squash import squashed
 from gradleak.attacks.starts import Start, standard_normal
+from gradleak.clients.stateless import recurrent
 from gradleak.optim import Budget, Energy, Minimum, Optimizer, Stage, minimize_in_stages, value_and_gradient
 from gradleak.optim.minimize import Evaluate
 from gradleak.reconstructions import History, Reconstruction, Snapshot, Status
 from gradleak.seeds import stage_generator
 from gradleak.threat import Observation, simulator
-
-LabelPart = Literal["joint", "row_sum_sign", "bias_sign", "row_minimum"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,9 @@ class Inversion:
         optimizer: from the number of examples to the rule that proposes candidates.
         labels: `"joint"`: one row of target logits for each example is optimized with the inputs; the others name
             the rule that recovers them first: `"row_sum_sign"` and `"bias_sign"` (single examples only),
-            `"row_minimum"` (distinct labels only). Given labels are used in any case.
+            `"row_minimum"` (distinct labels only). On texts: `"evidence"`: as the output's bias tells them, the label
+            of a single example or which tokens are targets, the rest jointly; `"next_tokens"`: those of a causal
+            language model follow from the candidate itself. Given labels are used in any case.
         priors: terms added to the objective.
         buffer_weight: weight of the distance to sent buffers, see `batch_statistics.buffer_distance`; nothing happens
             where none were sent.
@@ -111,10 +110,9 @@ class Inversion:
             return not_applicable(self.name, observation, "the batch size is withheld, and this attack needs it")
         if self.precision == "double":
             observation = in_precision(observation, torch.float64)
-        fixed_targets = recovered_targets(observation, batch_size, self.labels)
-        if isinstance(fixed_targets, str):
-            return not_applicable(self.name, observation, fixed_targets)
-        layout = Layout.of(observation, batch_size, fixed_targets)
+        layout = searched_layout(observation, batch_size, self.labels)
+        if isinstance(layout, str):
+            return not_applicable(self.name, observation, layout)
         by_differences = self.derivative == "finite_difference"
         closed = problem(observation) if by_differences else no_second_derivative(observation, layout)
         if closed is not None:
@@ -148,7 +146,9 @@ class Inversion:
             box=layout.box(*bounds) if self.boxed and self.spectrum is None and bounds is not None else None,
             moments=self.snapshots,
             progress=progress,
-            evaluator=one_by_one if self.derivative == "finite_difference" else evaluator,
+            evaluator=one_by_one
+            if self.derivative == "finite_difference" or recurrent(observation.task.model)
+            else evaluator,
         )
 
     def energy(self, observation: Observation, layout: Layout) -> Energy:
@@ -237,7 +237,7 @@ class Inversion:
         )
         return Reconstruction(
             inputs=space.decode(variable),
-            targets=targets.argmax(dim=1),
+            targets=targets.argmax(dim=-1),
             targets_given=observation.targets is not None,
             objective=objective,
             evaluations=minimum.evaluations * self.restarts,
@@ -261,39 +261,6 @@ class Inversion:
         why = {"evaluations": "after its evaluations", "seconds": "after its seconds", "stuck": "early, being stuck,"}
         ended = why.get(minimum.reason, "after its steps")
         return "budget", f"ended {ended} at a relative squared error of {relative:.1e}"
-
-
-def recovered_targets(observation: Observation, batch_size: int, rule: LabelPart) -> Tensor | None | str:
-    """Target probabilities `[N, C]` that are not searched, None if they are, or why they cannot be had.
-
-    Args:
-        observation: what the attacker holds.
-        batch_size: N.
-        rule: how labels are recovered where they are not given.
-
-    Returns:
-        The given targets if there are any, whatever the rule; not where a known defense mixed them.
-    """
-    task = observation.task
-    if mixes_targets(observation):
-        return None if rule == "joint" else WHY_NOT
-    if observation.targets is not None:
-        return task.target_probabilities(observation.targets)
-    if rule == "joint":
-        return None
-    if batch_size != 1 and rule != "row_minimum":
-        return f"the sign rule finds the label of one example, and the batch has {batch_size}"
-    if batch_size > task.num_classes:
-        return f"the row-minimum rule needs distinct labels, and {batch_size} examples have {task.num_classes} classes"
-    head = find_head(task, observation.state)
-    if head is None:
-        return "label recovery needs a linear classifier at the model's output, and there is none"
-    tensors = observation.update.in_gradient_direction()
-    if rule == "row_minimum":
-        return task.target_probabilities(row_minimum(tensors[head.weight], batch_size))
-    if rule == "bias_sign" and head.bias is not None:
-        return task.target_probabilities(torch.tensor([bias_sign(tensors[head.bias])]))
-    return task.target_probabilities(torch.tensor([row_sum_sign(tensors[head.weight])]))
 
 
 def observed_tensors(observation: Observation) -> Mapping[str, Tensor]:
