@@ -6,7 +6,7 @@ others do not: the test of DAGER (Petrov et al., NeurIPS 2024, section 4), for a
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,8 +25,14 @@ _DROP = 1.1
 _SMALLEST_TAIL = 5
 # Equations of a depth are set up until their widths sum up to this many times that of the embedding.
 _ENOUGH = 4
+# Made-up sequences that equations must refuse.
+_PROBES = 4
 # Relative error of a recomputed layer input, in units of its type's rounding.
 _RECOMPUTED = 30.0
+
+
+ACCEPTED = 4.0
+"""Excess up to which an input counts as in the span: true ones have about 1, less where rounding is overestimated."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +48,8 @@ class Equation:
         directions: orthonormal, `[d, d]`: the first b rows span the inputs, the others are orthogonal to all of them.
         values: of the first b, singular values in units of the noise in one entry, descending `[b]`.
         floor: relative error of a recomputed input.
+        usable: whether made-up tokens fail the test, so that passing it says something. They do not where as many
+            tokens as the input is wide fill the space, or where noise hides what they lack.
     """
 
     modules: tuple[str, ...]
@@ -52,16 +60,12 @@ class Equation:
     directions: Tensor
     values: Tensor
     floor: float
+    usable: bool = False
 
     @property
     def basis(self) -> Tensor:
         """Orthonormal rows that span the inputs `[b, d]`."""
         return self.directions[: self.rank]
-
-    @property
-    def usable(self) -> bool:
-        """Whether the span is a proper subspace that holds every input."""
-        return 0 < self.rank < min(self.width, self.outputs)
 
     def distance(self, inputs: Tensor) -> Tensor:
         """How far inputs are from the span, as a share of their norm.
@@ -114,6 +118,10 @@ class SpanTest:
         """The usable ones of a depth."""
         return tuple(equation for equation in self.equations if equation.depth == depth)
 
+    def best(self, depth: int) -> Equation | None:
+        """The usable one of a depth that holds the most inputs, and among such the one known most exactly."""
+        return max(self.of_depth(depth), key=lambda one: (one.rank, float(one.values[-1])), default=None)
+
     def why_not(self, depth: int) -> str:
         """One clause: why no equation of a depth is usable."""
         known = [equation for equation in self.unusable if equation.depth == depth]
@@ -123,8 +131,8 @@ class SpanTest:
         best = max(known, key=lambda one: min(one.width, one.outputs))
         most = min(best.width, best.outputs)
         return (
-            f"the gradients of modules whose input depends on {where} have full rank ({best.rank} of {most} in "
-            f"{best.modules[0]}): there are at least as many tokens as that, or noise fills the rest"
+            f"the gradients of modules whose input depends on {where} span everything (rank {best.rank} of {most} in "
+            f"{best.modules[0]}): there are at least as many tokens as that, or noise hides the rest"
         )
 
     def excess(self, tokens: Tensor, equations: Sequence[Equation]) -> Tensor:
@@ -150,15 +158,32 @@ def span_test(observation: Observation) -> SpanTest:
     for module in structure.modules:
         if module.weight in observation.update.tensors:
             groups.setdefault(module.group, []).append(module)
+    probes = inputs(_made_up(inputs.space), [modules[0].name for modules in groups.values()])
     usable: list[Equation] = []
     unusable: list[Equation] = []
     for modules in groups.values():
         depth, width = modules[0].depth, modules[0].width
         if sum(one.width for one in usable if one.depth == depth) + width <= enough:
             equation = _equation(observation, inputs, modules)
-            if equation is not None:
-                (usable if equation.usable else unusable).append(equation)
+            if equation is not None and _tells(equation, probes[modules[0].name]):
+                usable.append(replace(equation, usable=True))
+            elif equation is not None:
+                unusable.append(equation)
     return SpanTest(inputs, structure, tuple(usable), tuple(unusable))
+
+
+def _made_up(space: TokenSpace) -> Tensor:
+    """A few sequences of full length, `[N, T]`, without padding."""
+    words = torch.tensor([token for token in range(space.vocabulary) if token != space.padding])
+    places = torch.arange(_PROBES * space.length).view(_PROBES, space.length)
+    return words[(places * 37 + 11) % len(words)]
+
+
+def _tells(equation: Equation, probes: Tensor) -> bool:
+    """Whether made-up inputs `[N, T, d]` are mostly outside of a span that may hold every input."""
+    # A rank that reaches the number of rows may be less than the inputs have.
+    proper = 0 < equation.rank < min(equation.width, equation.outputs)
+    return proper and float(equation.excess(probes).median()) > ACCEPTED
 
 
 def _equation(observation: Observation, inputs: LayerInputs, modules: Sequence[Module]) -> Equation | None:
