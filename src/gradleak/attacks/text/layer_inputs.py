@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +57,7 @@ class Structure:
     fixed_length: bool
 
 
-class _Reached(Exception):  # noqa: N818  # no error: it ends a forward pass early
+class Reached(Exception):  # noqa: N818  # no error: it ends a forward pass early
     """Everything wanted was recorded."""
 
 
@@ -70,12 +70,14 @@ class LayerInputs:
         module: a private copy of the model, without dropout.
         state: its values, by name.
         autocast: type of the client's mixed precision, or None.
+        running: the ids `[N, T]` of the pass that runs now.
     """
 
     space: TokenSpace
     module: nn.Module
     state: Mapping[str, Tensor]
     autocast: torch.dtype | None = None
+    running: list[Tensor] = field(default_factory=list[Tensor])
 
     def __call__(self, tokens: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """Run the model until the last of the modules has its input.
@@ -96,7 +98,7 @@ class LayerInputs:
                 if entering is not None and name not in found:
                     found[name] = entering.detach()
                     if len(found) == len(names):
-                        raise _Reached
+                        raise Reached
 
             return hook
 
@@ -104,15 +106,18 @@ class LayerInputs:
             self.run(tokens)
         return {name: self._as_used(value) for name, value in found.items()}
 
-    def run(self, tokens: Tensor) -> Tensor | None:
+    def run(self, tokens: Tensor, *, graph: bool = False) -> Tensor | None:
         """The model's outputs `[N, C]` or `[N, T, C]` at ids `[N, T]`, or None if a hook ended the pass early."""
+        self.running.append(tokens)
         try:
-            with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), self._precision():
+            with torch.set_grad_enabled(graph), sdpa_kernel(SDPBackend.MATH), self._precision():
                 return self.space.outputs(
                     self.module, self.state, tokens, lambda rows: nn.functional.embedding(tokens, rows)
                 )
-        except _Reached:
+        except Reached:
             return None
+        finally:
+            self.running.pop()
 
     def _precision(self) -> AbstractContextManager[object]:
         device = next(self.module.parameters()).device.type
