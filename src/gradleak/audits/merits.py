@@ -49,15 +49,16 @@ class Merit:
 
     def value(self, value: float) -> str:
         """A value in a sentence, such as `23.4 dB` or `token accuracy 0.94`."""
-        return f"{self.number(value)} {self.unit}" if self.unit else f"{self._word} {self.number(value)}"
+        return f"{self.number(value)} {self.unit}" if self.unit else f"{self.word} {self.number(value)}"
 
     def at(self, threshold: float) -> str:
         """A threshold, such as `20 dB` or `token accuracy 0.5`."""
-        return f"{threshold:g} {self.unit}" if self.unit else f"{self._word} {threshold:g}"
+        return f"{threshold:g} {self.unit}" if self.unit else f"{self.word} {threshold:g}"
 
     @property
-    def _word(self) -> str:
-        return self.title if self.title.startswith("ROUGE") else self.title.lower()
+    def word(self) -> str:
+        """The title inside a sentence."""
+        return self.title if self.unit else self.title.lower()
 
     def counted(self, count: int) -> str:
         """Such as `1 private image` or `3 private texts`."""
@@ -117,7 +118,7 @@ _TITLES = {name: title for merit in MERITS.values() for name, title, _ in merit.
 
 
 def score_at(score: str, threshold: float) -> str:
-    """A threshold of any score in words, such as `20 dB` or `ROUGE-L 0.9`."""
+    """A threshold of any score in words, such as `20 dB` or `ROUGE-1 0.9`."""
     if score in MERITS:
         return MERITS[score].at(threshold)
     title = _TITLES.get(score, score)

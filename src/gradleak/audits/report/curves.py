@@ -86,7 +86,7 @@ def axis_curves(contents: Contents, colors: Mapping[str, int], *, legend: bool =
             caption = f"Median over private {merit.noun}s; the {shape} is its 95 % interval over captured batches."
             plot = Plot(
                 svg,
-                f"Median {merit.title if merit.unit else merit.title.lower()} against {axis.title}, one line for each attack and setting",
+                f"Median {merit.word} against {axis.title}, one line for each attack and setting",
                 caption,
             )
             said = tuple(answer(axis, line, axis.threshold) for line, _ in shown)
@@ -113,7 +113,7 @@ def _shares(contents: Contents, colors: Mapping[str, int]) -> list[Curves]:
             legend = (*((attack, colors[attack]) for attack in attacks), (plots.UNSEEN, 0))
             plot = Plot(
                 svg,
-                f"Share of the private {merit.noun}s of {data} that reach a {merit.title if merit.unit else merit.title.lower()}, one line for each attack",
+                f"Share of the private {merit.noun}s of {data} that reach a {merit.word}, one line for each attack",
                 f"How many private {merit.noun}s came back at least this well; gray: the best answer without the "
                 "update.",
             )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from gradleak.audits.report.plots import frontier_plot
 from gradleak.audits.report.tables import Table
 from gradleak.audits.report.words import NOTHING, decibels
-from gradleak.audits.store import PSNR, Contents, Frontier, Interval, Leak, Merit, Point
+from gradleak.audits.store import Contents, Frontier, Interval, Leak, Merit, Point
 
 _SHOWN = {"stops": "stopped", "leaks": "leaks", "open": "inconclusive"}
 
@@ -55,7 +55,7 @@ def frontier_table(frontier: Frontier) -> Table:
         f"below {100 * frontier.below:g} %",
         "knows the defense",
         "does not",
-        f"median {merit.heading if merit == PSNR else merit.title.lower()} [95 %]",
+        f"median {merit.heading if merit.unit else merit.word} [95 %]",
         *(("unbiased ceiling, dB [min, max]",) if bounded else ()),
         "test accuracy, % [95 %]",
         "price, points [95 %]",

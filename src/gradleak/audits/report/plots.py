@@ -99,7 +99,7 @@ def axis_plot(
         curves.append(Curve(line.places, medians, series, band, label=label, apart=not axis.ordered))
     places = [place for line, _ in lines for place in line.places]
     wide = not words and min(places) > 0 and max(places) >= 8 * min(places)
-    median_of = f"median {axis.merit.axis if axis.merit == PSNR else axis.merit.title.lower()}"
+    median_of = f"median {axis.merit.axis if axis.merit.unit else axis.merit.word}"
     return drawn_curves(curves, Frame(x=axis.title, y=median_of, log_x=wide, ticks=words, rows=marks))
 
 

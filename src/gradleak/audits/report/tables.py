@@ -43,7 +43,7 @@ def axis_table(axis: Axis, threshold: float) -> Table:
         *(("attack",) if named else ()),
         f"success at {merit.at(threshold)} [95 %]",
         f"{merit.noun}s at {merit.at(threshold)}",
-        f"median {merit.heading if merit == PSNR else merit.title.lower()} [95 %]",
+        f"median {merit.heading if merit.unit else merit.word} [95 %]",
         "without the update, dB" if merit == PSNR else "without the update",
         "updates reproduced",
         "seconds",

@@ -79,7 +79,7 @@ def difference(found: Difference) -> str:
     ends = f"{merit.number(found.low)} to {merit.number(found.high)}"
     interval = "" if math.isnan(found.low) else f", 95 % interval {ends}"
     ahead = f"{merit.number(found.median)} {merit.unit}".strip()
-    where = "" if merit.unit else f"in {merit.title.lower()}, "
+    where = "" if merit.unit else f"in {merit.word}, "
     return (
         f"{found.attack} is {ahead} ahead of {found.other} {where}in the median over the same {merit.noun}s"
         f"{interval}, {found.captures} captured batches."
