@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "tensorfiles": frozenset({"errors"}),
     "optim": frozenset({"errors"}),
     "linalg": frozenset({"errors"}),
-    "zoo": frozenset({"errors", "seeds", "tensorfiles"}),
+    "zoo": frozenset({"errors", "seeds", "tensorfiles", "tokens"}),
     "bottleneck": frozenset({"errors", "seeds"}),
     "tokens": frozenset({"errors"}),
     "tasks": frozenset({"errors", "tokens"}),

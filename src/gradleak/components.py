@@ -32,7 +32,9 @@ def to_plain(component: object) -> dict[str, Any]:
         raise BadInput(
             [f"{name}: expected a dataclass, got {type(component)}; decorate it with @dataclass(frozen=True)"]
         )
-    return {"name": name, **{field.name: _setting(getattr(component, field.name)) for field in fields(component)}}
+    # What two equal components may differ in is no setting.
+    settings = [field.name for field in fields(component) if field.compare]
+    return {"name": name, **{setting: _setting(getattr(component, setting)) for setting in settings}}
 
 
 def _setting(value: object) -> object:

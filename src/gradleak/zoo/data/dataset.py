@@ -1,28 +1,35 @@
 """A labeled data set held in memory, and how private batches are drawn from it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from gradleak.errors import refuse
+from gradleak.tokens import IGNORED, TokenSpace
 
 IMAGE_RANK = 4
+
+Objective = Literal["classification", "causal", "masked"]
+"""Targets: a class; for every token the one that follows; or the tokens that are hidden in the input."""
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Inputs with their class labels.
+    """Inputs with their targets.
 
     Inputs of shape `[n, channels, height, width]` are images with values in [0, 1]; inputs of any other shape
-    `[n, ...]` may hold any finite values.
+    `[n, ...]` may hold any finite values. Texts are token ids `[n, T]`, and then `tokens` says what they mean.
 
     Attributes:
         name: what messages and reports call it.
-        inputs: float32 `[n, ...]`, n at least 1.
-        targets: int64 `[n]`, indices into `class_names`.
+        inputs: float32 `[n, ...]`, n at least 1; int64 `[n, T]` for texts.
+        targets: int64 `[n]`, indices into `class_names`; for language models ids `[n, T]`, -100 where there is none.
         class_names: one name per class, all different.
+        tokens: the input space of texts; None for anything else.
+        objective: what the targets are; anything but `classification` is for texts only.
 
     Raises:
         BadInput: when the parts do not fit together; all problems at once.
@@ -32,27 +39,34 @@ class Dataset:
     inputs: Tensor
     targets: Tensor
     class_names: tuple[str, ...]
+    tokens: TokenSpace | None = None
+    objective: Objective = "classification"
 
     def __post_init__(self) -> None:
         """Check everything."""
-        problems = [*_input_problems(self.inputs), *self._target_problems()]
+        found = _input_problems(self.inputs) if self.tokens is None else self.tokens.problems(self.inputs)
+        problems = [*found, *self._target_problems()]
         names = self.class_names
         if not names or len(set(names)) != len(names):
             problems.append(f"class names: expected one or more different names, got {list(names)}; rename or add some")
         refuse(f"data {self.name!r}: {problem}" for problem in problems)
 
     def _target_problems(self) -> list[str]:
-        targets = self.targets
-        if targets.dtype != torch.int64 or targets.dim() != 1:
+        targets, last = self.targets, len(self.class_names) - 1
+        if self.classified == "token":
+            if self.tokens is None or targets.dtype != torch.int64 or targets.shape != self.inputs.shape:
+                got = f"{targets.dtype} {list(targets.shape)}"
+                return [f"targets: expected int64 [n, T] as the texts have, got {got}; see with_objective"]
+            targets, last = targets[targets != IGNORED], self.tokens.vocabulary - 1
+        elif targets.dtype != torch.int64 or targets.dim() != 1:
             got = f"{targets.dtype} {list(targets.shape)}"
             return [f"targets: expected int64 [n], got {got}; give one class index per example"]
         problems: list[str] = []
-        if self.inputs.dim() and len(targets) != len(self.inputs):
+        if self.inputs.dim() and len(self.targets) != len(self.inputs):
             problems.append(
-                f"targets: expected one per example, got {len(targets)} targets for {len(self.inputs)} inputs; "
+                f"targets: expected one per example, got {len(self.targets)} targets for {len(self.inputs)} inputs; "
                 "check that both come from the same data"
             )
-        last = len(self.class_names) - 1
         if len(targets) and (int(targets.min()) < 0 or int(targets.max()) > last):
             got = f"{int(targets.min())} to {int(targets.max())}"
             problems.append(f"targets: expected 0 to {last}, got {got}; number the classes from 0")
@@ -69,8 +83,15 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
-        """The number of classes, with or without examples."""
+        """The number of classes, with or without examples; of texts with a target for every token, their ids."""
+        if self.classified == "token" and self.tokens is not None:
+            return self.tokens.vocabulary
         return len(self.class_names)
+
+    @property
+    def classified(self) -> Literal["example", "token"]:
+        """What has a target: each example, or each token of it."""
+        return "example" if self.objective == "classification" else "token"
 
     def indices(self, count: int, seed: int, *, distinct_labels: bool = False) -> Tensor:
         """Positions `[count]` of examples drawn at random without replacement, int64.
@@ -88,6 +109,8 @@ class Dataset:
         Raises:
             BadInput: when `count` or `seed` is out of range.
         """
+        if distinct_labels and self.classified == "token":
+            refuse(["distinct_labels: expected a class for each text, got a target for each token; leave it out"])
         available = int(torch.bincount(self.targets).count_nonzero()) if distinct_labels else len(self)
         what = "classes with examples" if distinct_labels else "examples"
         problems: list[str] = []
@@ -129,7 +152,7 @@ class Dataset:
         """
         bad = bool(((indices < 0) | (indices >= len(self))).any())
         refuse([f"indices: expected 0 to {len(self) - 1}, got others among them; drop them"] if bad else [])
-        return Dataset(self.name, self.inputs[indices], self.targets[indices], self.class_names)
+        return replace(self, inputs=self.inputs[indices], targets=self.targets[indices])
 
     def split(self, count: int, seed: int) -> "tuple[Dataset, Dataset]":
         """Two disjoint data sets: `count` examples drawn at random, and all others.

@@ -10,10 +10,14 @@ from gradleak.zoo.data.array_files import mnist_idx, npz, safetensors_data
 from gradleak.zoo.data.bundled import digits, faces, photographs
 from gradleak.zoo.data.dataset import Dataset
 from gradleak.zoo.data.image_files import image_folder, image_tar
+from gradleak.zoo.data.texts import MESSAGES, holds_texts, messages, read_texts, text_dataset
 
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 IDX_NAMES = (("images-idx3", "labels-idx1"), ("images.idx3", "labels.idx1"))
-READABLE = "a folder of images, .tar or .tar.gz of one, .npz, .safetensors, or an images-idx3 file"
+READABLE = "a folder of images, .tar or .tar.gz of one, .npz, .safetensors, an images-idx3 file, or .txt"
+
+MESSAGE_TOKENS = 15
+"""Words and punctuation marks of the longest message."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class DataCard:
         name: how `load`, specifications and the command line call it.
         description: one line on what it is.
         source: where it comes from.
-        input_shape: `(channels, height, width)` at its native size.
+        input_shape: `(channels, height, width)` at its native size; of texts the tokens of the longest one.
         count: number of examples.
         num_classes: number of classes.
         load: gives it at its native size (None) or with images of `size` x `size` pixels.
@@ -33,7 +37,7 @@ class DataCard:
     name: str
     description: str
     source: str
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     count: int
     num_classes: int
     load: Callable[[int | None], Dataset]
@@ -71,6 +75,15 @@ BUNDLED: tuple[DataCard, ...] = (
         10,
         lambda size: photographs() if size is None else photographs(size),
     ),
+    DataCard(
+        MESSAGES,
+        "short English messages from home, work, travel and to a support desk, one class each; tokens are words",
+        "written for this package",
+        (MESSAGE_TOKENS,),
+        400,
+        4,
+        lambda size: _resized(text_dataset(messages()), size),
+    ),
 )
 """Every data set that `load` knows by name."""
 
@@ -80,10 +93,11 @@ def load(reference: str | Path, *, size: int | None = None) -> Dataset:
 
     Readable paths are a folder of images (`image_folder`), a tar archive of one (`image_tar`), `.npz` (`npz`),
     `.safetensors` (`safetensors_data`), and an `images-idx3` file with its `labels-idx1` file beside it
-    (`mnist_idx`). A bundled name wins over a path of the same name: write `./faces` for the path.
+    (`mnist_idx`), and a `.txt` file or a folder of them (`read_texts`, `text_dataset`). A bundled name wins over a path
+    of the same name: write `./faces` for the path.
 
     Args:
-        reference: "faces", "digits", "photographs", or a path.
+        reference: "faces", "digits", "photographs", "messages", or a path.
         size: pixels per side of the images; None keeps them as they are.
 
     Returns:
@@ -97,10 +111,12 @@ def load(reference: str | Path, *, size: int | None = None) -> Dataset:
         return card.load(size)
     path = Path(reference)
     name = path.name.lower()
-    if path.is_dir():
-        return image_folder(path, size)
     if not path.exists():
         raise BadInput([_nothing_there(str(reference))])
+    if holds_texts(path):
+        return _resized(text_dataset(read_texts(path)), size)
+    if path.is_dir():
+        return image_folder(path, size)
     if name.endswith(ARCHIVE_SUFFIXES):
         return image_tar(path, size)
     if name.endswith(".npz"):

@@ -1,7 +1,7 @@
 """What every model factory of the zoo shares: checks of its arguments, and weights that depend on the seed alone."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import torch
@@ -20,6 +20,28 @@ def at_least(what: str, value: int, minimum: int) -> list[str]:
     if value >= minimum:
         return []
     return [f"{what}: expected at least {minimum}, got {value}; give {minimum} or more"]
+
+
+def text_problems(vocabulary: int, padding: int | None, sizes: Mapping[str, int | None]) -> list[str]:
+    """What is wrong with the numbers of a model that takes token ids.
+
+    Args:
+        vocabulary: number of token ids, at least 2.
+        padding: an id, or None.
+        sizes: further numbers by name, at least 1 each where given; `heads` has to divide `width`.
+
+    Returns:
+        One line for each problem.
+    """
+    problems = at_least("vocabulary", vocabulary, 2)
+    if padding is not None and not 0 <= padding < vocabulary:
+        problems.append(f"padding: expected an id from 0 to {vocabulary - 1}, got {padding}; see the tokenizer's ids")
+    for name, value in sizes.items():
+        problems += [] if value is None else at_least(name, value, 1)
+    width, heads = sizes.get("width"), sizes.get("heads")
+    if width and heads and heads > 0 and width % heads:
+        problems.append(f"heads: expected a divisor of the width {width}, got {heads}; each head gets as many numbers")
+    return problems
 
 
 def height_and_width(input_size: int | tuple[int, int]) -> tuple[int, int]:
