@@ -19,14 +19,13 @@ from gradleak.audits.records import Columns, Course, TrialRecord, TrialStatus, p
 from gradleak.audits.texts import TrialTexts, moments, texts_of
 from gradleak.captures import Truth, capture
 from gradleak.clients import Client, Gradient
-from gradleak.components import to_plain
 from gradleak.defenses import Defense
 from gradleak.reconstructions import History, Reconstruction
 from gradleak.scoring import Scores, baseline_scores, peak_signal_noise_ratio, score
 from gradleak.scoring.pairing import in_true_order
 from gradleak.scoring.scores import clamp
 from gradleak.scoring.texts import in_true_order_of_texts
-from gradleak.tasks import InputSpace, Task
+from gradleak.tasks import Task
 from gradleak.threat import Observation, ThreatModel
 from gradleak.tokens import TokenSpace
 
@@ -81,7 +80,7 @@ class Trial:
             return dict(self.planned)
         settings = {
             "model": self.model,
-            "space": described_space(self.task.space),
+            "space": self.task.space,
             "num_classes": self.task.num_classes,
             "data": self.data,
             "examples": list(self.examples),
@@ -259,15 +258,6 @@ def thinned(values: Sequence[float], limit: int) -> list[int]:
     least = min(range(count), key=lambda position: (values[position] != values[position], values[position]))
     steps = torch.logspace(0, torch.tensor(float(count)).log10().item(), limit - 3, dtype=torch.float64)
     return sorted({0, count - 1, least, *(min(count, round(step)) - 1 for step in steps.tolist())})
-
-
-def described_space(space: InputSpace) -> object:
-    """An input space as plain data can hold it: the words of tokens are no part of what was attacked."""
-    if not isinstance(space, TokenSpace):
-        return space
-    plain_space = to_plain(space)
-    del plain_space["to_text"]
-    return plain_space
 
 
 def _columns(scores: Scores) -> Columns:

@@ -1,6 +1,7 @@
 """What a language model is to predict: the class of a text, the next token, or the hidden ones."""
 
 from dataclasses import replace
+
 from gradleak.errors import BadInput
 from gradleak.seeds import stage_generator
 from gradleak.tokens import IGNORED, masked_tokens, next_tokens
