@@ -98,7 +98,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "audits.overrides": frozenset({"errors", "audits.positions"}),
     "audits.sources": frozenset({"errors", "audits.faults", "audits.overrides", "audits.positions"}),
     "audits.settings": frozenset(),
-    "audits.spec": frozenset({"audits.overrides", "audits.positions", "audits.settings"}),
+    "audits.spec": frozenset({"tokens", "audits.overrides", "audits.positions", "audits.settings"}),
     "audits.interrupts": frozenset(),
     "audits.files": frozenset({"errors"}),
     "audits.lock": frozenset({"errors", "audits.files"}),
@@ -113,6 +113,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
             "tasks",
             "tensorfiles",
             "threads",
+            "tokens",
             "zoo",
             "audits.by_name.data",
             "audits.by_name.defenses",
@@ -162,23 +163,30 @@ MAY_IMPORT.update(
         "audits.by_name.resolving": frozenset(
             {"errors", "audits.by_name.plugins", "audits.by_name.references", "audits.faults"}
         ),
-        "audits.by_name.spaces": frozenset({"errors", "tasks", "audits.faults"}),
+        "audits.by_name.spaces": frozenset({"errors", "tasks", "tokens", "audits.faults"}),
+        "audits.by_name.texts": frozenset(
+            {"errors", "adapters", "zoo", "audits.by_name.resolving", "audits.by_name.settings", "audits.faults"}
+        ),
         "audits.by_name.parts": frozenset({"audits.by_name.resolving", "audits.by_name.settings", "audits.faults"}),
         "audits.by_name.defenses": frozenset({"defenses", "tasks", "audits.by_name.parts"}),
         "audits.by_name.data": frozenset(
             {
                 "seeds",
+                "tokens",
                 "zoo",
                 "audits.by_name.plugins",
                 "audits.by_name.references",
                 "audits.by_name.resolving",
                 "audits.by_name.settings",
+                "audits.by_name.texts",
                 "audits.faults",
             }
         ),
         "audits.by_name.models": frozenset(
             {
                 "seeds",
+                "tokens",
+                "adapters",
                 "zoo",
                 "audits.by_name.references",
                 "audits.by_name.resolving",

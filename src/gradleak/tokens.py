@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,9 @@ IGNORED = -100
 
 NO_TOKEN = -1
 """In a reconstruction: nothing is known of this position."""
+
+Objective = Literal["classification", "causal", "masked"]
+"""What a model of texts predicts: a class, at every position the next token, or the tokens that are hidden."""
 
 
 def token_cross_entropy(outputs: Tensor, target_probabilities: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Data sets, models and tasks are kept for the next trials of the same process; ev
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +26,7 @@ from gradleak.defenses import Defense
 from gradleak.errors import BadInput
 from gradleak.tasks import ImageSpace, InputSpace, TabularSpace, Task
 from gradleak.threat import ThreatModel
+from gradleak.tokens import Objective, TokenSpace
 from gradleak.zoo.data import Dataset
 from gradleak.zoo.models import load_weights
 
@@ -51,7 +53,7 @@ def build(spec: Plain) -> Trial:
     examples = list(spec["examples"])
     _refuse_other_data(spec, dataset, examples)
     return Trial(
-        task=task_of(spec["model"], spec["space"], spec["num_classes"]),
+        task=task_of(spec["model"], spec["space"], spec["num_classes"], spec["data"]),
         model=spec["model"],
         data=spec["data"],
         examples=examples,
@@ -80,17 +82,17 @@ def dataset_of(data: Plain) -> Dataset:
     Raises:
         BadInput: when it cannot be read.
     """
-    asked = {key: data[key] for key in ("settings", "size", "only", "classes", "label_seed") if key in data}
-    return _dataset(_key({**asked, "name": data.get("source", data["name"])}))
+    return _dataset(_data_key(data))
 
 
-def task_of(model: Plain, space: Plain, num_classes: int) -> Task:
+def task_of(model: Plain, space: Plain, num_classes: int, data: Plain | None = None) -> Task:
     """The task of a planned spec, kept for the next call.
 
     Args:
         model: its description; a `digest` must fit unless each batch has its own network.
         space: the input space.
         num_classes: number of classes.
+        data: description of the data, which for texts say what is predicted and how ids are read.
 
     Returns:
         The task.
@@ -100,7 +102,8 @@ def task_of(model: Plain, space: Plain, num_classes: int) -> Task:
     """
     digest = None if model.get("redraw") else model.get("digest")
     rest = {key: value for key, value in model.items() if key not in {"digest", "redraw"}}
-    return _task(_key({"model": rest, "space": space, "num_classes": num_classes}), digest)
+    texts = _data_key(data) if data is not None and space.get("name") == TokenSpace.__name__ else None
+    return _task(_key({"model": rest, "space": space, "num_classes": num_classes}), digest, texts)
 
 
 def attack_of(plain: Plain) -> Attack:
@@ -108,8 +111,14 @@ def attack_of(plain: Plain) -> Attack:
     return attack_named(plain["name"], {key: value for key, value in plain.items() if key != "name"})
 
 
-def network(model: Plain, space: InputSpace, num_classes: int) -> nn.Module:
+def network(model: Plain, space: InputSpace, num_classes: int, objective: Objective = "classification") -> nn.Module:
     """A model from its description, never one that was kept.
+
+    Args:
+        model: the description.
+        space: of its inputs.
+        num_classes: number of classes.
+        objective: what a model of texts predicts.
 
     Returns:
         A new object.
@@ -123,6 +132,8 @@ def network(model: Plain, space: InputSpace, num_classes: int) -> nn.Module:
         shape=space.shape,
         num_classes=num_classes,
         seed=model.get("seed", 0),
+        tokens=space if isinstance(space, TokenSpace) else None,
+        objective=objective,
     )
     built = with_built_in(built, model.get("defenses", ()), space, num_classes)
     weights = model.get("weights")
@@ -131,7 +142,7 @@ def network(model: Plain, space: InputSpace, num_classes: int) -> nn.Module:
 
 def space_of(plain: Plain) -> InputSpace:
     """The input space of a planned spec."""
-    choices: Sequence[type[Any]] = (ImageSpace, TabularSpace)
+    choices: Sequence[type[Any]] = (ImageSpace, TabularSpace, TokenSpace)
     return cast(InputSpace, from_plain("space", plain, choices))
 
 
@@ -176,6 +187,12 @@ def _reference(dataset: Dataset, examples: Sequence[int]) -> Tensor:
 _reference_positions = lru_cache(maxsize=KEPT_DATA)(reference_positions)
 
 
+def _data_key(data: Plain) -> str:
+    """What the data are loaded by."""
+    keys = ("settings", "size", "only", "classes", "objective", "label_seed")
+    return _key({**{key: data[key] for key in keys if key in data}, "name": data.get("source", data["name"])})
+
+
 def _key(plain: Plain) -> str:
     """What a cache remembers a description by."""
     return json.dumps(plain, sort_keys=True)
@@ -191,15 +208,20 @@ def _dataset(key: str) -> Dataset:
         size=data.get("size"),
         only=None if only is None else tuple(only),
         classes=data.get("classes"),
+        objective=data.get("objective", "classification"),
         seed=data.get("label_seed", 0),
     )
 
 
 @lru_cache(maxsize=KEPT_TASKS)
-def _task(key: str, digest: str | None) -> Task:
+def _task(key: str, digest: str | None, texts: str | None) -> Task:
     plain = json.loads(key)
     space = space_of(plain["space"])
-    model = network(plain["model"], space, plain["num_classes"])
+    dataset = None if texts is None else _dataset(texts)
+    if dataset is not None and dataset.tokens is not None and isinstance(space, TokenSpace):
+        space = replace(space, to_text=dataset.tokens.to_text)
+    objective = "classification" if dataset is None else dataset.objective
+    model = network(plain["model"], space, plain["num_classes"], objective)
     if digest is not None and model_digest(model) != digest:
         raise BadInput(
             [
@@ -207,7 +229,7 @@ def _task(key: str, digest: str | None) -> Task:
                 "run the command again to plan anew, and see that the factory returns the same model in every process"
             ]
         )
-    return Task(model, space, plain["num_classes"])
+    return Task(model, space, plain["num_classes"], classified="example" if dataset is None else dataset.classified)
 
 
 @lru_cache(maxsize=64)

@@ -10,17 +10,18 @@ from torch import Tensor, nn
 from gradleak.audits.building import dataset_of, network, reference_digest, task_of
 from gradleak.audits.by_name.components import described
 from gradleak.audits.by_name.data import data_factory
-from gradleak.audits.by_name.models import is_of_zoo, model_code, model_digest
+from gradleak.audits.by_name.models import is_drawn, is_of_zoo, model_code, model_digest
 from gradleak.audits.by_name.references import code_digest
-from gradleak.audits.by_name.spaces import space_for
+from gradleak.audits.by_name.spaces import fitted_space, space_for
 from gradleak.audits.drawing import drawn_seed
 from gradleak.audits.faults import BadSettings, Fault
 from gradleak.audits.records import plain
 from gradleak.audits.spec import DataSpec, ModelSpec
 from gradleak.errors import BadInput
 from gradleak.tasks import InputSpace, Task
+from gradleak.tokens import TokenSpace
 from gradleak.training.checkpoints import Checkpoint, find_checkpoint
-from gradleak.zoo.data import Dataset
+from gradleak.zoo.data import Dataset, vocabulary_digest
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,16 +84,24 @@ def prepare_data(entry: DataSpec, seed: int, outputs: Callable[[Dataset], int | 
         asked["size"] = entry.size
     if entry.only is not None:
         asked["only"] = list(entry.only)
+    if entry.objective != "classification":
+        asked["objective"] = entry.objective
     classes = entry.classes
-    if classes is None:
+    if classes is None and entry.objective == "classification":
         labeled = dataset_of(asked)
         classes = outputs(labeled) if labeled.num_classes == 1 else None
         if labeled.num_classes == 1 and classes is None:
-            text = f"expected a number, since {labeled.name!r} has images of one class only, got none; add classes: 10"
+            kind = "images" if labeled.tokens is None else "texts"
+            text = f"expected a number, since {labeled.name!r} has {kind} of one class only, got none; add classes: 10"
             raise BadSettings("data", [Fault(("classes",), text)])
     if classes is not None:
         asked.update(classes=classes, label_seed=seed)
+    elif entry.objective == "masked":  # which words are hidden
+        asked["label_seed"] = seed
     dataset = dataset_of(asked)
+    if entry.distinct_labels and dataset.classified == "token":
+        text = f"expected false where tokens are predicted (objective {dataset.objective}), got true; leave it out"
+        raise BadSettings("data", [Fault(("distinct_labels",), text)])
     description = {**asked, "name": dataset.name, "count": len(dataset), "reference": reference_digest(dataset)}
     if dataset.name != entry.name:
         description["source"] = entry.name
@@ -116,7 +125,7 @@ def prepare_model(entry: ModelSpec, data: PreparedData, seed: int) -> PreparedMo
         BadInput: when it cannot be built or does not fit the data.
     """
     dataset = data.dataset
-    space = space_for(dataset.input_shape, entry.mean, entry.std)
+    space = space_for(dataset.input_shape, entry.mean, entry.std, dataset.tokens)
     redraw = redrawn(entry)
     description: dict[str, Any] = {"name": entry.name}
     if entry.settings:
@@ -132,11 +141,13 @@ def prepare_model(entry: ModelSpec, data: PreparedData, seed: int) -> PreparedMo
     stage = network_stage(0) if redraw else "network"
     built = description if entry.weights is not None else {**description, "seed": drawn_seed(seed, stage)}
     num_classes = dataset.num_classes
-    space_plain: dict[str, Any] = plain(space, "space")
-    if not is_of_zoo(entry.name):
-        found = count_outputs(network(built, space, num_classes), space)
+    if not is_drawn(entry.name):
+        model = network(built, space, num_classes, dataset.objective)
+        space = fitted_space(space, model)
+        found = count_outputs(model, space)
         num_classes = num_classes if found is None else _enough(found, dataset)
-    task = task_of(built, space_plain, num_classes)
+    space_plain: dict[str, Any] = plain(space, "space")
+    task = task_of(built, space_plain, num_classes, data.description)
     digest = model_digest(task.model)
     description = {**(description if redraw else built), "redraw": redraw, "digest": digest}
     return PreparedModel(task, description, space_plain, redraw, entry.stage, model_code(entry.name, task.model))
@@ -157,9 +168,10 @@ def outputs_of(models: Sequence[ModelSpec], seed: int) -> Callable[[Dataset], in
         for entry in models:
             if not is_of_zoo(entry.name):
                 try:
-                    space = space_for(dataset.input_shape, entry.mean, entry.std)
+                    space = space_for(dataset.input_shape, entry.mean, entry.std, dataset.tokens)
                     description = {"name": entry.name, "settings": entry.settings, "seed": drawn_seed(seed, "network")}
-                    found = count_outputs(network(description, space, 0), space)
+                    model = network(description, space, 0)
+                    found = count_outputs(model, fitted_space(space, model))
                 except BadInput:
                     continue  # told when that model is looked at
                 if found is not None:
@@ -176,7 +188,7 @@ def network_stage(batch: int) -> str:
 
 def redrawn(entry: ModelSpec) -> bool:
     """Whether each captured batch gets a new network."""
-    return entry.redraw if entry.redraw is not None else is_of_zoo(entry.name) and entry.weights is None
+    return entry.redraw if entry.redraw is not None else is_drawn(entry.name) and entry.weights is None
 
 
 def count_outputs(model: nn.Module, space: InputSpace) -> int | None:
@@ -187,7 +199,8 @@ def count_outputs(model: nn.Module, space: InputSpace) -> int | None:
         with torch.no_grad():
             inputs: Tensor = torch.zeros((1, *space.variable_shape), dtype=parameter.dtype, device=parameter.device)
             outputs = space.forward(model.eval(), {}, inputs)
-            return int(outputs.shape[1]) if outputs.dim() == 2 else None
+            dimensions = {2, 3} if isinstance(space, TokenSpace) else {2}
+            return int(outputs.shape[-1]) if outputs.dim() in dimensions else None
     # The model is foreign code; Task runs it again and says what it raises.
     except Exception:  # noqa: BLE001
         return None
@@ -201,9 +214,40 @@ def client_description(name: str, client: object) -> dict[str, Any]:
     return plain(described(name, client), name)
 
 
+def _refuse_other_texts(checkpoint: Checkpoint, dataset: Dataset) -> None:
+    """Texts that a trained model would read wrongly."""
+    texts, name = checkpoint.space.texts, repr(dataset.name)
+    if (texts is None) != (dataset.tokens is None):
+        kind, other = ("images or rows", "texts") if texts is None else ("texts", "none")
+        text = f"expected data of {kind}, on which the checkpoint was trained, got {other} in {name}; use other data"
+        raise BadSettings("models", [Fault(("weights",), text)])
+    if texts is None or dataset.tokens is None:
+        return
+    faults: list[Fault] = []
+    if dataset.objective != texts.objective:
+        text = f"expected data with objective {texts.objective}, as in the training, got {dataset.objective}; add it"
+        faults.append(Fault(("weights",), text))
+    if vocabulary_digest(dataset.tokens) != texts.words:
+        text = (
+            f"expected the tokenizer of the training, got another one for {name}; give data the tokenizer, vocabulary "
+            "and texts of the training, or a tokenizer from a file to both"
+        )
+        faults.append(Fault(("weights",), text))
+    if faults:
+        raise BadSettings("models", faults)
+
+
 def _refuse_other_shape(checkpoint: Checkpoint, dataset: Dataset) -> None:
+    _refuse_other_texts(checkpoint, dataset)
     if checkpoint.space.shape == dataset.input_shape:
         return
+    if checkpoint.space.texts is not None:
+        length = checkpoint.space.shape[0]
+        text = (
+            f"expected texts of {length} tokens, as in the training, got {dataset.input_shape[0]}; add "
+            f"settings: {{length: {length}}} to data"
+        )
+        raise BadSettings("models", [Fault(("weights",), text)])
     side = checkpoint.space.shape[-1]
     text = (
         f"expected data with inputs of shape {list(checkpoint.space.shape)}, on which the checkpoint was trained, got "

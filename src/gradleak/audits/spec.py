@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from gradleak.audits.overrides import DEFAULT_NAMES
 from gradleak.audits.positions import CHOICE, write_yaml
 from gradleak.audits.settings import RunSettings
+from gradleak.tokens import Objective
 
 T = TypeVar("T")
 
@@ -131,6 +132,7 @@ class DataSpec(Part):
         only: names of the classes whose examples are used; None for all.
         classes: number of the task's classes; None for those of the data. Data that show one class only have no labels
             worth the name, so then each example gets one of these at random.
+        objective: what a model of texts predicts: a class, every next token (`causal`), or hidden words (`masked`).
         distinct_labels: at most one example of each class in a batch.
     """
 
@@ -139,6 +141,7 @@ class DataSpec(Part):
     size: Annotated[int, Field(ge=1)] | None = None
     only: Axis[str] | None = None
     classes: Annotated[int, Field(ge=2)] | None = None
+    objective: Objective = "classification"
     distinct_labels: bool = False
 
     _named = model_validator(mode="before")(staticmethod(by_name))
@@ -173,6 +176,7 @@ class TrainingData(Part):
         size: pixels per side to which images are resized; None keeps them.
         only: names of the classes whose examples are used; None for all.
         classes: number of the task's classes; None for those of the data.
+        objective: what a model of texts predicts.
     """
 
     name: str
@@ -180,6 +184,7 @@ class TrainingData(Part):
     size: Annotated[int, Field(ge=1)] | None = None
     only: Axis[str] | None = None
     classes: Annotated[int, Field(ge=2)] | None = None
+    objective: Objective = "classification"
 
     _named = model_validator(mode="before")(staticmethod(by_name))
 

@@ -87,7 +87,15 @@ def checkpointed_model(
         BadInput: when there is no such model here, or the weights do not fit.
     """
     name, settings = checkpoint.model.name, checkpoint.model.settings
-    model = model_named(name, settings, shape=space.shape, num_classes=num_classes, seed=0)
+    model = model_named(
+        name,
+        settings,
+        shape=space.shape,
+        num_classes=num_classes,
+        seed=0,
+        tokens=space if isinstance(space, TokenSpace) else None,
+        objective=checkpoint.objective,
+    )
     trained = load_weights(with_built_in(model, checkpoint.model.defenses, space, num_classes), weights)
     return _built_in(trained, defenses, space, num_classes)
 

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from gradleak.attacks import ATTACKS
 from gradleak.audits.by_name import plugins
+from gradleak.audits.by_name.models import TEXT
 from gradleak.audits.reading import shipped_specs
 from gradleak.audits.sources import first_comment, specs_in
 from gradleak.cli.console import console, print_json
@@ -21,7 +22,7 @@ from gradleak.clients import CLIENTS
 from gradleak.defenses import DEFENSES
 from gradleak.errors import BadInput
 from gradleak.zoo.data import BUNDLED
-from gradleak.zoo.models import REFERENCE_MODELS
+from gradleak.zoo.models import REFERENCE_MODELS, ModelCard, TextModelCard
 
 Entry = dict[str, object]
 
@@ -133,9 +134,8 @@ def _fields(kind: type) -> Iterator[Entry]:
 
 
 def _models() -> list[Entry]:
-    own: list[Entry] = [
-        {"name": card.name, "summary": card.description, "source": card.source} for card in REFERENCE_MODELS
-    ]
+    cards: list[ModelCard | TextModelCard] = [*REFERENCE_MODELS, *TEXT.values()]
+    own: list[Entry] = [{"name": card.name, "summary": card.description, "source": card.source} for card in cards]
     return own + _plugins("models", source="plugin")
 
 

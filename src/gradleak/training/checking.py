@@ -3,15 +3,20 @@
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+import torch
 from pydantic import BaseModel, ValidationError
+from torch.nn import functional
 
 from gradleak.audits.by_name.models import model_setting_faults
 from gradleak.audits.by_name.spaces import space_for
 from gradleak.audits.faults import Fault, about_setting, faults_of
+from gradleak.defenses import ChangesBatch
 from gradleak.defenses.applying import defense_problems
 from gradleak.errors import BadInput
+from gradleak.tokens import TokenSpace
 from gradleak.training.backward import backward_of
 from gradleak.training.defending import Defending, composition_faults
+from gradleak.training.losses import logits
 from gradleak.training.memories import Memories
 from gradleak.training.preparing import Prepared, data_of, new_defending, train_and_test, units_of
 from gradleak.training.private import privacy_faults, trial_settings
@@ -19,7 +24,7 @@ from gradleak.training.spec import Privacy, TrainedModel, TrainingData, TrainSpe
 from gradleak.training.splitting import split_among_clients
 from gradleak.training.stages import stages_of
 from gradleak.training.steps import examples_for, sgd, step
-from gradleak.zoo.data import Dataset
+from gradleak.zoo.data import Dataset, vocabulary_digest
 
 IMAGE_RANK = 3
 
@@ -108,7 +113,14 @@ def _test_faults(data: Dataset, test: Dataset) -> list[Fault]:
     if test.input_shape != data.input_shape:
         text = f"expected inputs of shape {list(data.input_shape)} (of data), got {list(test.input_shape)}; add size"
         found.append(Fault(("test", "name"), text))
-    if test.class_names != data.class_names:
+    if test.objective != data.objective:
+        text = f"expected the objective of data, {data.objective}, got {test.objective}; say it for both"
+        found.append(Fault(("test", "objective"), text))
+    words = [None if own.tokens is None else vocabulary_digest(own.tokens) for own in (data, test)]
+    if words[0] != words[1]:
+        text = "expected the tokenizer of data, got another one; name one with settings: {tokenizer: FILE} for both"
+        found.append(Fault(("test", "settings"), text))
+    if test.class_names != data.class_names and data.classified == "example":
         text = (
             f"expected the classes of data, {', '.join(data.class_names[:5])}, ... ({data.num_classes}), got "
             f"{', '.join(test.class_names[:5])}, ... ({test.num_classes}); a label must mean the same in both"
@@ -130,7 +142,11 @@ def _whole_faults(spec: TrainSpec) -> list[Fault]:
     if (augmentation.flip or augmentation.crop) and len(train.input_shape) != IMAGE_RANK:
         text = f"expected images to augment, got inputs of shape {list(train.input_shape)}; remove it"
         found.append(Fault(("augmentation",), text))
-    space = _attempt(("model",), found, lambda: space_for(train.input_shape, spec.model.mean, spec.model.std))
+    if spec.federated is not None and spec.federated.split == "dirichlet" and train.classified == "token":
+        text = "expected iid where tokens are predicted, which have no classes to divide, got dirichlet; change it"
+        found.append(Fault(("federated", "split"), text))
+    scaling = spec.model.mean, spec.model.std
+    space = _attempt(("model",), found, lambda: space_for(train.input_shape, *scaling, train.tokens))
     if space is not None:
         prepared = Prepared(train, train, space, (), 1)
         defending = _attempt(("model",), found, lambda: new_defending(spec, prepared))
@@ -138,8 +154,34 @@ def _whole_faults(spec: TrainSpec) -> list[Fault]:
             found += [
                 about_setting(("defense",), problem) for problem in defense_problems(defending.defenses, defending.task)
             ]
+            found += [] if train.tokens is None else _text_faults(train, defending)
             found += [] if spec.dp is None else privacy_faults(defending.defenses, defending.task.model)
         found += [] if defending is None or found else _step_faults(spec, prepared, defending)
+    return found
+
+
+def _text_faults(data: Dataset, defending: Defending) -> list[Fault]:
+    """What only texts cannot be trained with."""
+    found: list[Fault] = []
+    for defense in defending.defenses:
+        if isinstance(defense, ChangesBatch):
+            text = f"expected defenses of the update for texts, got {type(defense).__name__}, which changes inputs"
+            found.append(Fault(("defense",), f"{text}; remove it"))
+    space, model = defending.task.space, defending.task.model
+    ids = data.inputs[:8]
+    if not isinstance(space, TokenSpace) or space.padding is None or not bool((ids == space.padding).any()):
+        return found
+    kept = (ids != space.padding) if data.classified == "token" else torch.ones(len(ids), dtype=torch.bool)
+    # A training hands ids alone to the model, an audit the mask of the padding too.
+    with torch.no_grad():
+        alone = logits(model.eval(), ids)
+        masked = space.outputs(model, {}, ids, lambda rows: functional.embedding(ids, rows))
+    if not torch.allclose(alone[kept], masked[kept], rtol=1e-3, atol=1e-5):
+        text = (
+            "expected a model that gives the same with and without attention_mask, got one that sees the padding when "
+            "it has none; find the padding by its id inside, as the models of the zoo do"
+        )
+        found.append(Fault(("model", "name"), text))
     return found
 
 

@@ -15,6 +15,8 @@ from gradleak.audits.files import write_whole
 from gradleak.errors import BadInput
 from gradleak.tasks import InputSpace
 from gradleak.tensorfiles import read_safetensors
+from gradleak.tokens import Objective, TokenSpace
+from gradleak.zoo.data import vocabulary_digest
 
 KEY = "gradleak"
 """Where the metadata of a safetensors file hold what follows, as JSON."""
@@ -42,12 +44,33 @@ class ModelFacts(_Facts):
     defenses: tuple[dict[str, Any], ...] = ()
 
 
+class TextFacts(_Facts):
+    """Of texts: see `TokenSpace`.
+
+    Attributes:
+        vocabulary: number of ids.
+        padding: id after a text's end.
+        mask: id of a hidden token.
+        special: ids that are no words.
+        objective: what the model predicts.
+        words: digest of what every id means; see `vocabulary_digest`.
+    """
+
+    vocabulary: int
+    padding: int | None = None
+    mask: int | None = None
+    special: tuple[int, ...] = ()
+    objective: Objective = "classification"
+    words: str
+
+
 class SpaceFacts(_Facts):
-    """The input space: the shape of one input, and the normalization of images."""
+    """The input space: the shape of one input, the normalization of images, and the ids of texts."""
 
     shape: tuple[Annotated[int, Field(ge=1)], ...]
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    texts: TextFacts | None = None
 
 
 class DataFacts(_Facts):
@@ -137,7 +160,15 @@ class Checkpoint(_Facts):
 
     def input_space(self) -> InputSpace:
         """What the model takes."""
-        return space_for(self.space.shape, self.space.mean, self.space.std)
+        texts, shape = self.space.texts, self.space.shape
+        if texts is None:
+            return space_for(shape, self.space.mean, self.space.std)
+        return TokenSpace(texts.vocabulary, shape[0], padding=texts.padding, mask=texts.mask, special=texts.special)
+
+    @property
+    def objective(self) -> Objective:
+        """What the model predicts."""
+        return "classification" if self.space.texts is None else self.space.texts.objective
 
     def facts(self) -> dict[str, Any]:
         """What an audit says about the model under attack, as plain data."""
@@ -149,6 +180,26 @@ class Checkpoint(_Facts):
             "test_accuracy": round(self.test.accuracy, 4),
             **({} if self.privacy is None else {"epsilon": self.privacy.epsilon, "delta": self.privacy.delta}),
         }
+
+
+def text_facts(space: TokenSpace, objective: Objective) -> TextFacts:
+    """What a checkpoint says about texts.
+
+    Args:
+        space: of the training data.
+        objective: of the training.
+
+    Returns:
+        The facts.
+    """
+    return TextFacts(
+        vocabulary=space.vocabulary,
+        padding=space.padding,
+        mask=space.mask,
+        special=space.special,
+        objective=objective,
+        words=vocabulary_digest(space),
+    )
 
 
 def write_checkpoint(path: Path, model: nn.Module, checkpoint: Checkpoint) -> None:

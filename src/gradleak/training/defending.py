@@ -16,6 +16,7 @@ from gradleak.defenses.applying import changed_batch, defended
 from gradleak.errors import BadInput
 from gradleak.seeds import stage_generator
 from gradleak.tasks import Task
+from gradleak.tokens import TokenSpace
 from gradleak.training.steps import denormalized, normalized
 from gradleak.updates import UpdateKind
 
@@ -63,7 +64,8 @@ class Defending:
         """
         if not any(isinstance(defense, LooksAtStep) for defense in self.defenses):
             return None
-        variable = denormalized(inputs, self.task.space)
+        space = self.task.space
+        variable = self.task.encode(inputs) if isinstance(space, TokenSpace) else denormalized(inputs, space)
         return PrivateStep(self.task, self.task.state(), variable, self._probabilities(targets))
 
     def update(

@@ -52,7 +52,7 @@ def prepare(spec: TrainSpec) -> Prepared:
     """
     train, test = train_and_test(spec)
     total = units_of(spec, len(train))
-    space = space_for(train.input_shape, spec.model.mean, spec.model.std)
+    space = space_for(train.input_shape, spec.model.mean, spec.model.std, train.tokens)
     stages, problems = stages_of(spec.checkpoints, total)
     if problems:
         raise BadInput(f"checkpoints: {problem}" for problem in problems)
@@ -68,10 +68,19 @@ def new_defending(spec: TrainSpec, prepared: Prepared) -> Defending:
     Raises:
         BadInput: when the model cannot be built or does not fit the data.
     """
-    shape, classes = prepared.train.input_shape, prepared.train.num_classes
-    model = model_named(spec.model.name, spec.model.settings, shape=shape, num_classes=classes, seed=spec.seed)
+    train, classes = prepared.train, prepared.train.num_classes
+    model = model_named(
+        spec.model.name,
+        spec.model.settings,
+        shape=train.input_shape,
+        num_classes=classes,
+        seed=spec.seed,
+        tokens=train.tokens,
+        objective=train.objective,
+    )
+    task = Task(model, prepared.space, classes, classified=train.classified)
     defenses = defenses_named(spec.defense)
-    return Defending(defenses, changed_task(defenses, Task(model, prepared.space, classes)))
+    return Defending(defenses, changed_task(defenses, task))
 
 
 def private_of(spec: TrainSpec, prepared: Prepared) -> PrivateSettings | None:
@@ -103,14 +112,23 @@ def train_and_test(spec: TrainSpec) -> tuple[Dataset, Dataset]:
 
 def data_of(entry: TrainingData, seed: int) -> Dataset:
     """A data set, kept for the next call."""
-    drawn = seed if entry.classes is not None else 0  # which labels may be drawn with; nothing else depends on it
+    # Labels may be drawn with the seed, and which words are hidden; nothing else depends on it.
+    drawn = seed if entry.classes is not None or entry.objective == "masked" else 0
     return _data(json.dumps(entry.model_dump(mode="json"), sort_keys=True), drawn)
 
 
 @lru_cache(maxsize=2)
 def _data(key: str, seed: int) -> Dataset:
     entry = TrainingData.model_validate_json(key)
-    return dataset_named(entry.name, entry.settings, size=entry.size, only=entry.only, classes=entry.classes, seed=seed)
+    return dataset_named(
+        entry.name,
+        entry.settings,
+        size=entry.size,
+        only=entry.only,
+        classes=entry.classes,
+        objective=entry.objective,
+        seed=seed,
+    )
 
 
 def forget() -> None:

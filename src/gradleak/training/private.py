@@ -9,6 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gradleak.audits.faults import Fault
 from gradleak.clients import DPSGD
@@ -177,7 +178,9 @@ class PrivateGradients:
             return training_loss(forward, example[None], target[None], self.autocast)
 
         each = vmap(grad_and_value(loss_of), in_dims=(None, 0, 0), randomness="different")
-        gradients, losses = each(trained, inputs, targets)
+        # Fused attention has no batching rule.
+        with sdpa_kernel(SDPBackend.MATH):
+            gradients, losses = each(trained, inputs, targets)
         squares = torch.stack([rows.flatten(1).square().sum(dim=1) for rows in gradients.values()]).sum(dim=0)
         factors = (self.settings.clip / (squares.sqrt() + NORM_SLACK)).clamp(max=1.0)
         sums = {name: torch.tensordot(factors, rows, dims=1) for name, rows in gradients.items()}

@@ -16,6 +16,7 @@ from gradleak.errors import BadInput, refuse
 from gradleak.seeds import stage_generator
 from gradleak.tasks import ImageSpace
 from gradleak.threads import torch_threads
+from gradleak.tokens import TokenSpace
 from gradleak.training.checkpoints import (
     Checkpoint,
     DataFacts,
@@ -24,6 +25,7 @@ from gradleak.training.checkpoints import (
     QualityFacts,
     SpaceFacts,
     find_checkpoint,
+    text_facts,
     unusable_tensors,
     write_checkpoint,
 )
@@ -232,7 +234,11 @@ class _Run:
     def _checkpoint(self, course: Course, stage: Stage, train: QualityFacts, test: QualityFacts) -> Checkpoint:
         prepared, model = self.prepared, self.spec.model
         space = prepared.space
-        scaling = {"mean": space.mean, "std": space.std} if isinstance(space, ImageSpace) else {}
+        facts: dict[str, Any] = {}
+        if isinstance(space, ImageSpace):
+            facts = {"mean": space.mean, "std": space.std}
+        elif isinstance(space, TokenSpace):
+            facts = {"texts": text_facts(space, prepared.train.objective)}
         return Checkpoint(
             model=ModelFacts(name=model.name, settings=model.settings, defenses=built_in(self.spec.defense)),
             data=DataFacts(
@@ -243,7 +249,7 @@ class _Run:
                 held_out=self.spec.test is None,
                 digest=self.digest,
             ),
-            space=SpaceFacts(shape=space.shape, **scaling),
+            space=SpaceFacts(shape=space.shape, **facts),
             num_classes=prepared.train.num_classes,
             fraction=stage.fraction,
             stage=stage.words,

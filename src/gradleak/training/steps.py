@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from gradleak.seeds import stage_generator, torch_seed
 from gradleak.tasks import ImageSpace, InputSpace
-from gradleak.training.losses import training_loss
+from gradleak.tokens import IGNORED, TokenSpace
+from gradleak.training.losses import by_target, logits, training_loss
 from gradleak.training.spec import Augmentation, Optimizer
 
 MOST_EVALUATED = 2000
@@ -29,8 +30,8 @@ class Examples:
     """Inputs as the model receives them.
 
     Attributes:
-        inputs: normalized, `[n, ...]`.
-        targets: class indices `[n]`.
+        inputs: normalized, `[n, ...]`; token ids `[n, T]` of texts.
+        targets: class indices `[n]`; of language models token ids `[n, T]`, -100 where there is none.
     """
 
     inputs: Tensor
@@ -47,7 +48,7 @@ class Quality:
 
     Attributes:
         loss: mean cross-entropy.
-        accuracy: share of the examples whose class has the largest output.
+        accuracy: share of the examples whose class has the largest output; of language models, share of the tokens.
         examples: how many.
     """
 
@@ -59,6 +60,8 @@ class Quality:
 def examples_for(model: nn.Module, inputs: Tensor, targets: Tensor, space: InputSpace) -> Examples:
     """Inputs and targets as a model receives them, in its own precision."""
     trained = next(parameter for parameter in model.parameters() if parameter.requires_grad)
+    if isinstance(space, TokenSpace):
+        return Examples(inputs, targets)
     return Examples(normalized(inputs, space).to(trained.dtype), targets)
 
 
@@ -173,17 +176,17 @@ def augmented(inputs: Tensor, augmentation: Augmentation, generator: torch.Gener
 def quality(model: nn.Module, examples: Examples) -> Quality:
     """How good a model is, in evaluation mode; the mode of its modules stays as it was."""
     flags = [(module, module.training) for module in model.modules()]
-    loss, correct, count = 0.0, 0, len(examples.targets)
+    loss, correct, count = 0.0, 0, int((examples.targets != IGNORED).sum())
     try:
         model.eval()
         with torch.no_grad():
             for inputs, targets in zip(
                 examples.inputs.split(EVALUATED_AT_ONCE), examples.targets.split(EVALUATED_AT_ONCE), strict=True
             ):
-                outputs = model(inputs)
-                loss += functional.cross_entropy(outputs, targets, reduction="sum").item()
-                correct += int((outputs.argmax(dim=1) == targets).sum())
+                outputs, wanted = by_target(logits(model, inputs), targets)
+                loss += functional.cross_entropy(outputs, wanted, reduction="sum").item()
+                correct += int((outputs.argmax(dim=1) == wanted).sum())
     finally:
         for module, training in flags:
             module.training = training
-    return Quality(loss / count, correct / count, count)
+    return Quality(loss / count, correct / count, len(examples.targets))

@@ -10,9 +10,11 @@ from gradleak.audits.by_name.plugins import plugins
 from gradleak.audits.by_name.references import is_reference
 from gradleak.audits.by_name.resolving import guarded, resolve
 from gradleak.audits.by_name.settings import called
+from gradleak.audits.by_name.texts import is_of_texts, texts_named
 from gradleak.audits.faults import BadSettings, Fault, nearest, shown
 from gradleak.seeds import stage_generator
-from gradleak.zoo.data import BUNDLED, Dataset, load
+from gradleak.tokens import Objective
+from gradleak.zoo.data import BUNDLED, Dataset, load, with_objective
 
 IMAGE_RANK = 4
 
@@ -33,17 +35,19 @@ def dataset_named(
     size: int | None = None,
     only: tuple[str, ...] | None = None,
     classes: int | None = None,
+    objective: Objective = "classification",
     seed: int = 0,
 ) -> Dataset:
     """A data set, ready for an audit.
 
     Args:
         name: bundled, a path, `package.module:factory`, or a plugin's.
-        settings: keyword arguments of a factory.
+        settings: keyword arguments of a factory; of texts, those of `texts_named`.
         size: pixels per side; None keeps the images as they are.
         only: names of the classes whose examples stay, under their own indices; None for all.
         classes: number of classes; None for those of the data. Data that show one class only get random labels.
-        seed: of the random labels.
+        objective: what a model of texts is to predict.
+        seed: of the random labels, or of which words are hidden.
 
     Returns:
         The data set.
@@ -54,6 +58,8 @@ def dataset_named(
     dataset = _read(name, settings, size)
     if only is not None:
         dataset = _only(dataset, only)
+    if objective != "classification":
+        return _with_objective(dataset, objective, classes, seed)
     if classes is None or classes == dataset.num_classes:
         return dataset
     shown_classes = dataset.targets.unique()
@@ -72,11 +78,25 @@ def dataset_named(
     return replace(dataset, targets=targets, class_names=(*names, *more))
 
 
+def _with_objective(dataset: Dataset, objective: Objective, classes: int | None, seed: int) -> Dataset:
+    if classes is not None:
+        text = f"expected none where tokens are predicted (objective {objective}), got {classes}; leave it out"
+        raise BadSettings("data", [Fault(("classes",), text)])
+    try:
+        return guarded("data", lambda: with_objective(dataset, objective, seed=seed))
+    except BadSettings as error:
+        raise BadSettings("data", [Fault(("objective",), fault.text) for fault in error.faults]) from error
+
+
 def _read(name: str, settings: Mapping[str, object], size: int | None) -> Dataset:
     factory = data_factory(name)
     if factory is None:
+        if is_of_texts(name):
+            if size is not None:
+                raise BadSettings("data", [Fault(("size",), f"expected none for texts, got {size}; leave it out")])
+            return texts_named(name, settings)
         if settings:
-            text = f"expected no settings for {name!r}, got {', '.join(settings)}; only factories have them"
+            text = f"expected no settings for {name!r}, got {', '.join(settings)}; only texts and factories have them"
             raise BadSettings("data", [Fault(("settings",), text)])
         try:
             return guarded("data", lambda: load(name, size=size))

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from gradleak.adapters.huggingface import CONFIGURED_MODELS, PRETRAINED
 from gradleak.audits.by_name.references import code_digest
 from gradleak.audits.by_name.resolving import ARTICLES, guarded, resolve
 from gradleak.audits.by_name.settings import called, checked
 from gradleak.audits.faults import BadSettings, Fault, nearest, shown
 from gradleak.seeds import torch_seed
-from gradleak.zoo.models import REFERENCE_MODELS, convnet, lenet, mlp, resnet
+from gradleak.tokens import Objective, TokenSpace
+from gradleak.zoo.models import REFERENCE_MODELS, TEXT_MODELS, TextModelCard, convnet, lenet, mlp, resnet
 
 IMAGE_RANK = 3
 
@@ -31,7 +33,10 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 _FACTORIES: dict[str, Callable[..., nn.Module]] = {"convnet": convnet, "lenet": lenet, "mlp": mlp, "resnet": resnet}
 _CARDS = {card.name: card for card in REFERENCE_MODELS}
-ZOO: dict[str, Any] = {**_FACTORIES, **{name: card.factory for name, card in _CARDS.items()}}
+TEXT: dict[str, TextModelCard] = {card.name: card for card in (*TEXT_MODELS, *CONFIGURED_MODELS, PRETRAINED)}
+"""Models of texts by name."""
+
+ZOO: dict[str, Any] = {**_FACTORIES, **{name: card.factory for name, card in (*_CARDS.items(), *TEXT.items())}}
 """Everything of the zoo that has a name."""
 
 
@@ -40,13 +45,25 @@ def is_of_zoo(name: str) -> bool:
     return name in ZOO
 
 
+def is_drawn(name: str) -> bool:
+    """Whether the weights of a model come from the seed alone, so that each batch can have its own network."""
+    return name in ZOO and not (name in TEXT and TEXT[name].pretrained)
+
+
 def model_factory(name: str) -> Any:
     """The function that makes a model; see `resolve`."""
     return resolve("models", name, ZOO)
 
 
 def model_named(
-    name: str, settings: Mapping[str, object], *, shape: tuple[int, ...], num_classes: int, seed: int
+    name: str,
+    settings: Mapping[str, object],
+    *,
+    shape: tuple[int, ...],
+    num_classes: int,
+    seed: int,
+    tokens: TokenSpace | None = None,
+    objective: Objective = "classification",
 ) -> nn.Module:
     """A model by name, with weights that depend on the seed alone as far as torch draws them.
 
@@ -57,6 +74,8 @@ def model_named(
         shape: of one input, for a model of the zoo.
         num_classes: of the task, for a model of the zoo.
         seed: of the weights.
+        tokens: the input space of texts, for a model of the zoo.
+        objective: what a model of texts is to predict, for a model of the zoo.
 
     Returns:
         The model, in the mode in which the factory left it.
@@ -66,6 +85,8 @@ def model_named(
     """
     if is_of_zoo(name):
         try:
+            if tokens is not None:
+                return guarded("models", lambda: _of_texts(name, settings, tokens, num_classes, objective, seed))
             return guarded("models", lambda: _of_zoo(name, settings, shape, num_classes, seed))
         except BadSettings as error:
             raise BadSettings("models", [_at_its_setting(fault, settings) for fault in error.faults]) from error
@@ -88,6 +109,8 @@ def model_setting_faults(name: str, settings: Mapping[str, object]) -> list[Faul
             )
             for key in settings
         ]
+    if name in TEXT:
+        return checked(TEXT[name].factory, settings, given=_from_texts(TEXT[name]))[1]
     if name in _FACTORIES:
         plain, faults = _without_activation(settings)
         return faults + checked(_FACTORIES[name], plain, given=_from_data(name))[1]
@@ -110,7 +133,45 @@ def model_code(name: str, model: nn.Module) -> str | None:
     return code_digest([model_factory(name), *{type(module) for module in model.modules()}])
 
 
+def _of_texts(
+    name: str, settings: Mapping[str, object], tokens: TokenSpace, classes: int, objective: Objective, seed: int
+) -> nn.Module:
+    """A model of the zoo for texts.
+
+    Returns:
+        The model.
+
+    Raises:
+        BadSettings: when it takes other inputs, or does not predict this.
+    """
+    card = TEXT.get(name)
+    fitting = [own.name for own in TEXT.values() if objective in own.objectives]
+    if card is None or objective not in card.objectives:
+        got = f"{name!r}, which takes {'images' if name != 'mlp' else 'numbers'}" if card is None else repr(name)
+        what = "texts" if objective == "classification" else f"texts with objective {objective}"
+        text = f"expected a model of {what}, got {got}; use {', '.join(fitting)}"
+        raise BadSettings("models", [Fault(("name",), text)])
+    given: dict[str, object] = {
+        "vocabulary": tokens.vocabulary,
+        "num_classes": classes if objective == "classification" else None,
+        "padding": tokens.padding,
+        "seed": seed,
+        "length": tokens.length,
+        "objective": objective,
+    }
+    return called(card.factory, settings, given={key: given[key] for key in _from_texts(card)})
+
+
+def _from_texts(card: TextModelCard) -> frozenset[str]:
+    """Arguments that follow from the data and the audit's seed."""
+    names = {"vocabulary", "num_classes", "padding", "seed"}
+    return frozenset(names | ({"length"} if card.positions else set()) | ({"objective"} if card.pretrained else set()))
+
+
 def _of_zoo(name: str, settings: Mapping[str, object], shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:
+    if name in TEXT:
+        text = f"expected a model for inputs of shape {list(shape)}, got {name!r}, which takes texts; use data of texts"
+        raise BadSettings("models", [Fault(("name",), text)])
     if len(shape) != IMAGE_RANK and name != "mlp":
         text = f"expected a model for inputs of shape {list(shape)}, got {name!r}, which takes images; use mlp"
         raise BadSettings("models", [Fault(("name",), text)])

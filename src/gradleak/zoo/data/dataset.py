@@ -8,12 +8,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from gradleak.errors import refuse
-from gradleak.tokens import IGNORED, TokenSpace
+from gradleak.tokens import IGNORED, Objective, TokenSpace
 
 IMAGE_RANK = 4
-
-Objective = Literal["classification", "causal", "masked"]
-"""Targets: a class; for every token the one that follows; or the tokens that are hidden in the input."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from gradleak.errors import BadInput
 from gradleak.seeds import stage_generator
-from gradleak.tokens import IGNORED, masked_tokens, next_tokens
-from gradleak.zoo.data.dataset import Dataset, Objective
+from gradleak.tokens import IGNORED, Objective, masked_tokens, next_tokens
+from gradleak.zoo.data.dataset import Dataset
 
 HIDDEN_SHARE = 0.15
 """Of the words of a text, those that are hidden (Devlin et al., NAACL 2019, section 3.1)."""

@@ -1,5 +1,7 @@
 """Texts from files, as token ids: one text a line."""
 
+import hashlib
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -149,6 +151,19 @@ def space_of_tokenizer(tokenizer: Tokenizer, length: int) -> TokenSpace:
         special=special,
         to_text=tokenizer.text,
     )
+
+
+def vocabulary_digest(space: TokenSpace) -> str:
+    """16 hexadecimal digits of SHA-256 of what every id means, by which two tokenizers can be told apart.
+
+    Args:
+        space: of the texts.
+
+    Returns:
+        The digest; the same for spaces whose ids read the same.
+    """
+    words = [] if space.to_text is None else [space.to_text([token]) for token in range(space.vocabulary)]
+    return hashlib.sha256(json.dumps([space.vocabulary, words]).encode()).hexdigest()[:16]
 
 
 def _problems(tokenizer: Tokenizer, *, length: int | None, shortest: int, marks: bool) -> list[str]:

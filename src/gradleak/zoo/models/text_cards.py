@@ -2,16 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import nn
 
+from gradleak.tokens import Objective
 from gradleak.zoo.models.decoder import decoder
 from gradleak.zoo.models.encoder import encoder
 from gradleak.zoo.models.word_classifiers import embedding_bag, lstm
-
-Objective = Literal["classification", "causal", "masked"]
-"""As in `gradleak.zoo.data`."""
 
 VASWANI = "Vaswani et al., Attention Is All You Need, NeurIPS 2017"
 
@@ -28,7 +25,7 @@ class TextModelCard:
             embedding; its other keyword arguments are settings. Without `num_classes` it is a language model.
         objectives: what it can be trained for.
         positions: whether the factory takes `length`.
-        pretrained: whether its weights come from elsewhere, so that the seed does not decide them.
+        pretrained: whether its weights come from elsewhere; its factory then takes `objective` too.
     """
 
     name: str
