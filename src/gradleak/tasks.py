@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from gradleak.errors import BadInput, refuse
-from gradleak.tokens import IGNORED, TokenSpace, token_cross_entropy
+from gradleak.tokens import IGNORED, OfTokens, token_cross_entropy
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """`loss(outputs [N, C], target_probabilities [N, C]) -> scalar`, averaged over the batch; `[N, T, C]` for tokens."""
@@ -255,7 +255,7 @@ class Task:
         problems: list[str] = []
         if self.classified == "token" and self.loss is soft_cross_entropy:
             object.__setattr__(self, "loss", token_cross_entropy)
-        if self.classified == "token" and not isinstance(self.space, TokenSpace):
+        if self.classified == "token" and not isinstance(self.space, OfTokens):
             problems.append(
                 f"classified: expected 'example' for a {type(self.space).__name__}, got 'token'; only sequences of "
                 "tokens have a class at every position"

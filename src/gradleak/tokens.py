@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,16 @@ def token_cross_entropy(outputs: Tensor, target_probabilities: Tensor) -> Tensor
     """
     total = -(target_probabilities * torch.log_softmax(outputs, dim=-1)).sum()
     return total / target_probabilities.sum()
+
+
+@runtime_checkable
+class OfTokens(Protocol):
+    """A space of sequences of tokens, whatever variable an attack searches them by."""
+
+    @property
+    def token_space(self) -> "TokenSpace":
+        """What the sequences are."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -84,6 +94,11 @@ class TokenSpace:
                     f"{name}: expected an id from 0 to {self.vocabulary - 1}, got {token}; see the tokenizer's ids"
                 )
         refuse(problems)
+
+    @property
+    def token_space(self) -> "TokenSpace":
+        """Itself."""
+        return self
 
     @property
     def shape(self) -> tuple[int, ...]:

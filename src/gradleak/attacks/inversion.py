@@ -6,9 +6,9 @@ All of them are this one attack with other parts; the recipes choose the parts.
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from gradleak.attacks.batch_statistics import buffer_distance
 from gradleak.attacks.finite_difference import STEP, finite_difference_energy, one_by_one, problem
 from gradleak.attacks.head import find_head
 from gradleak.attacks.labels import bias_sign, row_minimum, row_sum_sign
+from gradleak.attacks.labels.tokens import target_tokens
 from gradleak.attacks.layout import Layout
 from gradleak.attacks.mismatch import REPRODUCED, mismatch
 from gradleak.attacks.mixed_targets import WHY_NOT, mixes_targets
@@ -34,7 +35,16 @@ from gradleak.reconstructions import History, Reconstruction, Snapshot, Status
 from gradleak.seeds import stage_generator
 from gradleak.threat import Observation, simulator
 
-LabelPart = Literal["joint", "row_sum_sign", "bias_sign", "row_minimum"]
+LabelPart = Literal["joint", "row_sum_sign", "bias_sign", "row_minimum", "evidence", "next_tokens"]
+
+
+@runtime_checkable
+class DerivesTargets(Protocol):
+    """An input space whose inputs are their own targets."""
+
+    def next_tokens(self, variable: Tensor) -> Tensor:
+        """Target probabilities `[N, T, C]` from a variable `[N, ...]`, differentiable."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,9 @@ class Inversion:
         optimizer: from the number of examples to the rule that proposes candidates.
         labels: `"joint"`: one row of target logits for each example is optimized with the inputs; the others name
             the rule that recovers them first: `"row_sum_sign"` and `"bias_sign"` (single examples only),
-            `"row_minimum"` (distinct labels only). Given labels are used in any case.
+            `"row_minimum"` (distinct labels only); `"evidence"`: as the classifier's bias tells them, the label of a
+            single example or which tokens are targets, and the rest jointly; `"next_tokens"`: those of a causal language model follow from the
+            candidate itself, in spaces that can tell (`DerivesTargets`). Given labels are used in any case.
         priors: terms added to the objective.
         buffer_weight: weight of the distance to sent buffers, see `batch_statistics.buffer_distance`; nothing happens
             where none were sent.
@@ -111,10 +123,9 @@ class Inversion:
             return not_applicable(self.name, observation, "the batch size is withheld, and this attack needs it")
         if self.precision == "double":
             observation = in_precision(observation, torch.float64)
-        fixed_targets = recovered_targets(observation, batch_size, self.labels)
-        if isinstance(fixed_targets, str):
-            return not_applicable(self.name, observation, fixed_targets)
-        layout = Layout.of(observation, batch_size, fixed_targets)
+        layout = searched_layout(observation, batch_size, self.labels)
+        if isinstance(layout, str):
+            return not_applicable(self.name, observation, layout)
         by_differences = self.derivative == "finite_difference"
         closed = problem(observation) if by_differences else no_second_derivative(observation, layout)
         if closed is not None:
@@ -237,7 +248,7 @@ class Inversion:
         )
         return Reconstruction(
             inputs=space.decode(variable),
-            targets=targets.argmax(dim=1),
+            targets=targets.argmax(dim=-1),
             targets_given=observation.targets is not None,
             objective=objective,
             evaluations=minimum.evaluations * self.restarts,
@@ -263,6 +274,35 @@ class Inversion:
         return "budget", f"ended {ended} at a relative squared error of {relative:.1e}"
 
 
+def searched_layout(observation: Observation, batch_size: int, rule: LabelPart) -> Layout | str:
+    """What is searched where the rule says how targets are had, or why they cannot be had.
+
+    Args:
+        observation: what the attacker holds.
+        batch_size: N.
+        rule: how labels are recovered where they are not given.
+
+    Returns:
+        The layout.
+    """
+    task = observation.task
+    if rule == "evidence":
+        found = recovered_targets(observation, batch_size, "bias_sign" if batch_size == 1 else "joint")
+        layout = Layout.of(observation, batch_size, None if isinstance(found, str) else found)
+        if layout.fixed_targets is None and task.classified == "token":
+            return replace(layout, classes=target_tokens(observation))
+        return layout
+    fixed_targets = recovered_targets(observation, batch_size, rule)
+    if isinstance(fixed_targets, str):
+        return fixed_targets
+    layout = Layout.of(observation, batch_size, fixed_targets)
+    if rule != "next_tokens" or fixed_targets is not None:
+        return layout
+    if not isinstance(task.space, DerivesTargets) or task.classified != "token":
+        return "targets do not follow from inputs of this kind"
+    return replace(layout, derived=task.space.next_tokens)
+
+
 def recovered_targets(observation: Observation, batch_size: int, rule: LabelPart) -> Tensor | None | str:
     """Target probabilities `[N, C]` that are not searched, None if they are, or why they cannot be had.
 
@@ -279,8 +319,10 @@ def recovered_targets(observation: Observation, batch_size: int, rule: LabelPart
         return None if rule == "joint" else WHY_NOT
     if observation.targets is not None:
         return task.target_probabilities(observation.targets)
-    if rule == "joint":
+    if rule in {"joint", "next_tokens"}:
         return None
+    if task.classified == "token":
+        return "the rules for labels find those of whole examples, and every token has one"
     if batch_size != 1 and rule != "row_minimum":
         return f"the sign rule finds the label of one example, and the batch has {batch_size}"
     if batch_size > task.num_classes:

@@ -1,10 +1,11 @@
 """How the unknowns of an attack lie in one flat vector, at full and at reduced resolution."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from gradleak.threat import Observation
@@ -22,6 +23,11 @@ class Layout:
         fixed_targets: target probabilities `[N, C]` that are not searched, or None if they are.
         dtype: of the flat vector.
         device: of the flat vector.
+        derived: targets from the variable, where they follow from it, as in causal language models; None elsewhere.
+        classes: the only ones that searched targets may have, indices; None for all.
+
+    Where every token is classified and targets are searched, each position has one more unknown: the logit of having a
+    target at all, since most positions of a masked language model have none.
     """
 
     variable_shape: tuple[int, ...]
@@ -29,6 +35,8 @@ class Layout:
     fixed_targets: Tensor | None
     dtype: torch.dtype
     device: torch.device
+    derived: Callable[[Tensor], Tensor] | None = None
+    classes: Tensor | None = None
 
     @staticmethod
     def of(observation: Observation, batch_size: int, fixed_targets: Tensor | None) -> "Layout":
@@ -39,8 +47,16 @@ class Layout:
 
     @property
     def logits_shape(self) -> tuple[int, int]:
-        """`(N, C)`, or `(N, 0)` where targets are fixed; flat where every token is classified."""
-        return self.variable_shape[0], math.prod(self.target_shape) if self.fixed_targets is None else 0
+        """`(N, C)`, or `(N, 0)` where targets are not searched; `(N, T * (C + 1))` where every token is classified."""
+        if self.fixed_targets is not None or self.derived is not None:
+            return self.variable_shape[0], 0
+        return self.variable_shape[0], math.prod(self.target_shape[:-1]) * self.logits_each
+
+    @property
+    def logits_each(self) -> int:
+        """Logits of one target."""
+        searched = self.target_shape[-1] if self.classes is None else len(self.classes)
+        return searched + (len(self.target_shape) > 1)
 
     def pack(self, variable: Tensor, logits: Tensor) -> Tensor:
         """Flat vector `[D]` of a variable `[N, ...]` and logits `[N, C or 0]`."""
@@ -57,7 +73,21 @@ class Layout:
         variable, logits = self.split(candidate)
         if self.fixed_targets is not None:
             return variable, self.fixed_targets
-        return variable, torch.softmax(logits.view(len(logits), *self.target_shape), dim=-1)
+        if self.derived is not None:
+            return variable, self.derived(variable)
+        return variable, self._searched(logits)
+
+    def _searched(self, logits: Tensor) -> Tensor:
+        """Target probabilities of logits."""
+        logits = logits.reshape(len(logits), *self.target_shape[:-1], self.logits_each)
+        gated = len(self.target_shape) > 1
+        found = torch.softmax(logits[..., :-1] if gated else logits, dim=-1)
+        if gated:
+            found = found * torch.sigmoid(logits[..., -1:])
+        if self.classes is None:
+            return found
+        places = nn.functional.one_hot(self.classes.to(found.device), self.target_shape[-1]).to(found.dtype)
+        return found @ places
 
     def box(self, low: float, high: float) -> tuple[Tensor, Tensor]:
         """Smallest and largest value of every unknown, each `[D]`; logits have none."""

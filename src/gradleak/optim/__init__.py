@@ -1,6 +1,6 @@
 """Minimization batched over restarts. Knows nothing of leakage."""
 
-from gradleak.optim.adam import Adam, Schedule, WarmCosine, constant, cosine, tenfold_drops
+from gradleak.optim.adam import Adam, Schedule, Staircase, WarmCosine, WarmLinear, constant, cosine, tenfold_drops
 from gradleak.optim.gauss_newton import LeastSquares, LevenbergMarquardt, Limits, jacobian
 from gradleak.optim.lbfgs import LBFGS
 from gradleak.optim.line_search import StrongWolfe
@@ -38,8 +38,10 @@ __all__ = [
     "Schedule",
     "Settling",
     "Stage",
+    "Staircase",
     "StrongWolfe",
     "WarmCosine",
+    "WarmLinear",
     "WolfeLBFGS",
     "constant",
     "cosine",

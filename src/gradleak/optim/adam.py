@@ -50,6 +50,41 @@ class WarmCosine:
 
 
 @dataclass(frozen=True)
+class WarmLinear:
+    """A linear rise to the full learning rate, then a straight line down to nothing.
+
+    Args:
+        warm_up: number of rising steps.
+    """
+
+    warm_up: int = 50
+
+    def __call__(self, lr: float, step: int, steps: int) -> float:
+        """The learning rate of one step."""
+        if step < self.warm_up:
+            return lr * step / max(1, self.warm_up)
+        return lr * (steps - step) / max(1, steps - self.warm_up)
+
+
+@dataclass(frozen=True)
+class Staircase:
+    """A constant factor after every so many steps.
+
+    Args:
+        factor: of the learning rate.
+        every: steps.
+    """
+
+    factor: float
+    every: int
+
+    def __call__(self, lr: float, step: int, steps: int) -> float:
+        """The learning rate of one step."""
+        del steps
+        return lr * self.factor ** (step // self.every)
+
+
+@dataclass(frozen=True)
 class Adam:
     """Adam (Kingma, Ba 2015), each restart with the bits of its own `torch.optim.Adam`.
 
@@ -63,6 +98,9 @@ class Adam:
         weight_decay: decoupled weight decay as in `torch.optim.AdamW` (Loshchilov, Hutter 2019); 0 for none.
         signed: feed the sign of the gradient instead of the gradient (Geiping et al. 2020).
         schedule: see `Schedule`.
+        clip: largest norm of each restart's gradient, as `torch.nn.utils.clip_grad_norm_` keeps it; None for no limit.
+        revise: called with the number of a step and the points `[restarts, D]` before each; may return others, from
+            which the course goes on with its running means; None for none.
         noise: each step adds `noise * lr * N(0, 1)` (Langevin; Yin et al. 2021); 0 for none.
         noise_seed: seed of that noise; every restart has a stream of its own.
     """
@@ -74,6 +112,8 @@ class Adam:
     weight_decay: float = 0.0
     signed: bool = False
     schedule: Schedule = constant
+    clip: float | None = None
+    revise: Callable[[int, Tensor], Tensor] | None = None
     noise: float = 0.0
     noise_seed: int = 0
 
@@ -84,7 +124,12 @@ class Adam:
         mean, square = torch.zeros_like(start), torch.zeros_like(start)
         streams = [torch.Generator().manual_seed(self.noise_seed + 7919 * row) for row in range(len(start))]
         for step in range(self.steps):
+            if self.revise is not None:
+                point = self.revise(step, point)
             _, gradient = yield point
+            if self.clip is not None:
+                norms = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
+                gradient = gradient * (self.clip / (norms + 1e-6)).clamp(max=1.0)
             if self.signed:
                 gradient = gradient.sign()
             lr = self.schedule(self.lr, step, self.steps)
