@@ -210,7 +210,8 @@ def _texts(result: Reconstruction, scores: Scores, truth: Truth, space: TokenSpa
 
 
 def _course(history: History, snapshots: Tensor, truth: Truth, layers: LayerCourse) -> Course:
-    kept = thinned(history.objective, POINTS)
+    # An attack may be foreign code, whose account of itself is no reason to lose its result.
+    kept = thinned(history.objective[: len(history.evaluations)], POINTS)
     bounds = truth.space.bounds
     psnr: tuple[tuple[float, ...], ...] = ()
     accuracy: tuple[tuple[float, ...], ...] = ()

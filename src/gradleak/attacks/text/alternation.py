@@ -75,7 +75,9 @@ class Alternation:
         if isinstance(layout, str):
             return not_applicable(self.name, observation, layout)
         plan = self.shrunk(count)
-        reorderings = Reorderings(plan, layout, embedded.space, self._objective(embedded.observation, layout), seed, began)
+        reorderings = Reorderings(
+            plan, layout, embedded.space, self._objective(embedded.observation, layout), seed, began
+        )
         adam = replace(plan.adam, revise=reorderings)
         search = replace(self.search, optimizer=lambda _count: adam)
         found = search(embedded.observation, seed=seed, progress=progress)
