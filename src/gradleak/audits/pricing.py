@@ -84,7 +84,7 @@ def plan_prices(price: PriceSpec | None, seed: int, planned: Sequence[PlannedTri
 def _training(price: PriceSpec, spec: Mapping[str, Any], seed: int) -> tuple[TrainSpec | None, str]:
     """The training of a setting, or why there is none."""
     data = mapping(spec["data"])
-    asked = {key: data[key] for key in ("settings", "size", "only") if key in data}
+    asked = {key: data[key] for key in ("settings", "size", "only", "objective") if key in data}
     source = str(data.get("source", data["name"]))
     dataset = dataset_of({**asked, "name": source})
     if len(dataset.targets.unique()) < 2:

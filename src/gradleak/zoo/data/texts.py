@@ -173,7 +173,7 @@ def _problems(tokenizer: Tokenizer, *, length: int | None, shortest: int, marks:
         problems.append(f"length: expected at least {least}, got {length}; give the tokens of an input")
     if shortest < 1:
         problems.append(f"shortest: expected at least 1 token, got {shortest}; give 1 or more")
-    if length is not None and shortest > length:
+    if length is not None and shortest > length >= least:
         problems.append(f"shortest: expected at most the length {length}, got {shortest}; texts are cut to the length")
     if marks and (tokenizer.begin is None or tokenizer.end is None):
         problems.append("marks: expected a tokenizer with ids for begin and end, got one without; leave marks out")
