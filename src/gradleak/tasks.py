@@ -282,6 +282,9 @@ class Task:
             return list(error.problems)
         # The model is foreign code, and any exception of it means the same to the user: it refuses this input.
         except Exception as error:  # noqa: BLE001
+            found = self.space.token_space.position_problems(self.model) if isinstance(self.space, OfTokens) else []
+            if found:
+                return found
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             return [f"model: expected it to accept an input of shape {shape}, got {reason}; check shape and model"]
         finally:

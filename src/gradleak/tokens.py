@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from gradleak.errors import BadInput, refuse
+from gradleak.token_masks import attention_mask
 
 IGNORED = -100
 """Target of a position that the loss leaves out, as in PyTorch's cross-entropy."""
@@ -185,8 +186,10 @@ class TokenSpace:
             Logits `[N, C]` or `[N, T, C]`.
         """
         embedding = self.embedding_of(module)[1]
+        # Before the embedding answers with other values, since a mask may need a run of the plain model.
+        arguments = self._arguments(module, tokens)
         with _replaced(embedding, embedded):
-            found = functional_call(module, dict(state), (), self._arguments(module, tokens))
+            found = functional_call(module, dict(state), (), arguments)
         return found if isinstance(found, Tensor) else found.logits
 
     def _arguments(self, module: nn.Module, tokens: Tensor) -> dict[str, object]:
@@ -194,7 +197,8 @@ class TokenSpace:
         names = list(inspect.signature(module.forward).parameters)
         given: dict[str, object] = {"input_ids" if "input_ids" in names else names[0]: tokens}
         if self.padding is not None and "attention_mask" in names:
-            given["attention_mask"] = (tokens != self.padding).long()
+            dtype = self.embedding_of(module)[1].weight.dtype
+            given["attention_mask"] = attention_mask(module, tokens != self.padding, next(iter(given)), dtype)
         if "use_cache" in names:
             given["use_cache"] = False
         return given
@@ -206,7 +210,7 @@ class TokenSpace:
             Its name, and itself.
 
         Raises:
-            BadInput: when there is none, or it is not clear which.
+            BadInput: when there is none, or it is not clear which, or it does more than look up rows.
         """
         modules = dict(module.named_modules())
         found = [
@@ -219,6 +223,7 @@ class TokenSpace:
         elif len(found) > 1:
             found = [(name, one) for name, one in found if one is _input_embeddings(module)] or found
         if len(found) == 1:
+            refuse(_unusual(*found[0]))
             return found[0]
         sizes = {name: one.num_embeddings for name, one in modules.items() if isinstance(one, nn.Embedding)}
         wanted = f"an nn.Embedding with {self.vocabulary} rows" + (
@@ -230,6 +235,24 @@ class TokenSpace:
                 "space and model belong together, or name the module with TokenSpace(embedding=...)"
             ]
         )
+
+    def position_problems(self, module: nn.Module) -> list[str]:
+        """Whether a model that refuses such inputs has fewer positions than they have tokens, one line each."""
+        words = self.embedding_of(module)[1]
+        limits = {
+            name: one.num_embeddings
+            for name, one in module.named_modules()
+            # Embeddings of a few rows are those of segments.
+            if isinstance(one, nn.Embedding) and one is not words and 2 < one.num_embeddings < self.length
+        }
+        configured = getattr(getattr(module, "config", None), "max_position_embeddings", None)
+        if not limits and isinstance(configured, int) and configured < self.length:
+            limits = {"config.max_position_embeddings": configured}
+        return [
+            f"model: expected positions for sequences of {self.length} tokens, got {rows} ({name}); cut the texts and "
+            f"give TokenSpace(length={rows}) or less, or take a model with more positions"
+            for name, rows in limits.items()
+        ]
 
 
 def next_tokens(inputs: Tensor, padding: int | None = None) -> Tensor:
@@ -279,6 +302,23 @@ def masked_tokens(
     counts = (share * candidates.sum(dim=1)).round().clamp(min=1).long()
     hidden = draws.argsort(dim=1).argsort(dim=1) < counts[:, None]
     return inputs.masked_fill(hidden, space.mask), torch.where(hidden, inputs, IGNORED)
+
+
+def _unusual(name: str, embedding: nn.Embedding) -> list[str]:
+    """What keeps an embedding from being a plain lookup of its rows, one line each."""
+    problems: list[str] = []
+    if type(embedding).forward is not nn.Embedding.forward:
+        problems.append(
+            f"model: expected a plain nn.Embedding for the tokens, got {type(embedding).__name__} ({name}) with a "
+            "forward of its own, such as a scale; apply that in a module after a plain embedding"
+        )
+    for setting, usual in (("max_norm", None), ("scale_grad_by_freq", False), ("sparse", False)):
+        if getattr(embedding, setting) != usual:
+            problems.append(
+                f"model: expected {setting}={usual} in the embedding {name}, got {getattr(embedding, setting)}; "
+                "its gradient is then not that of a plain lookup, so set it back"
+            )
+    return problems
 
 
 def _input_embeddings(module: nn.Module) -> nn.Module | None:

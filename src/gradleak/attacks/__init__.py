@@ -32,6 +32,7 @@ from gradleak.attacks.recipes import (
 from gradleak.attacks.relu import relu_inversion
 from gradleak.attacks.residual import residual_peeling
 from gradleak.attacks.smooth import staged
+from gradleak.attacks.text import dlg_text, lamp, tag, train_language_model
 from gradleak.attacks.using_layers import using_layers
 
 ATTACKS = (
@@ -58,6 +59,9 @@ ATTACKS = (
     finite_differences,
     using_layers,
     learned,
+    dlg_text,
+    tag,
+    lamp,
 )
 """Factories of every attack that comes with the package, for listings; the name is the function's own."""
 
@@ -72,11 +76,13 @@ __all__ = [
     "cocktail_party",
     "cpl",
     "dlg",
+    "dlg_text",
     "finite_differences",
     "dropout_inversion",
     "gradinversion",
     "idlg",
     "inverting_gradients",
+    "lamp",
     "layer_recursion",
     "learned",
     "linear_layer",
@@ -93,5 +99,7 @@ __all__ = [
     "softmax_separation",
     "spear",
     "staged",
+    "tag",
+    "train_language_model",
     "using_layers",
 ]

@@ -29,6 +29,7 @@ from gradleak.attacks.second_derivative import explained, lacks_derivative, no_s
 from gradleak.attacks.spectrum import weighted_frequencies
 from gradleak.attacks.squash import squashed
 from gradleak.attacks.starts import Start, standard_normal
+from gradleak.clients.stateless import recurrent
 from gradleak.optim import Budget, Energy, Minimum, Optimizer, Stage, minimize_in_stages, value_and_gradient
 from gradleak.optim.minimize import Evaluate
 from gradleak.reconstructions import History, Reconstruction, Snapshot, Status
@@ -46,6 +47,11 @@ class DerivesTargets(Protocol):
         """Target probabilities `[N, T, C]` from a variable `[N, ...]`, differentiable."""
         ...
 
+    @property
+    def target_gate(self) -> Callable[[Tensor], Tensor] | None:
+        """From a variable how probable it is that each position has a target, `[N, T]`; None where nothing tells."""
+        ...
+
 
 @dataclass(frozen=True)
 class Inversion:
@@ -57,9 +63,9 @@ class Inversion:
         optimizer: from the number of examples to the rule that proposes candidates.
         labels: `"joint"`: one row of target logits for each example is optimized with the inputs; the others name
             the rule that recovers them first: `"row_sum_sign"` and `"bias_sign"` (single examples only),
-            `"row_minimum"` (distinct labels only); `"evidence"`: as the classifier's bias tells them, the label of a
-            single example or which tokens are targets, and the rest jointly; `"next_tokens"`: those of a causal language model follow from the
-            candidate itself, in spaces that can tell (`DerivesTargets`). Given labels are used in any case.
+            `"row_minimum"` (distinct labels only). On texts: `"evidence"`: as the output's bias tells them, the label of
+            a single example or which tokens are targets, and the rest jointly; `"next_tokens"`: those of a causal
+            language model follow from the candidate itself. Given labels are used in any case.
         priors: terms added to the objective.
         buffer_weight: weight of the distance to sent buffers, see `batch_statistics.buffer_distance`; nothing happens
             where none were sent.
@@ -159,7 +165,9 @@ class Inversion:
             box=layout.box(*bounds) if self.boxed and self.spectrum is None and bounds is not None else None,
             moments=self.snapshots,
             progress=progress,
-            evaluator=one_by_one if self.derivative == "finite_difference" else evaluator,
+            evaluator=one_by_one
+            if self.derivative == "finite_difference" or recurrent(observation.task.model)
+            else evaluator,
         )
 
     def energy(self, observation: Observation, layout: Layout) -> Energy:
@@ -290,7 +298,8 @@ def searched_layout(observation: Observation, batch_size: int, rule: LabelPart) 
         found = recovered_targets(observation, batch_size, "bias_sign" if batch_size == 1 else "joint")
         layout = Layout.of(observation, batch_size, None if isinstance(found, str) else found)
         if layout.fixed_targets is None and task.classified == "token":
-            return replace(layout, classes=target_tokens(observation))
+            gate = task.space.target_gate if isinstance(task.space, DerivesTargets) else None
+            return replace(layout, classes=target_tokens(observation), gate=gate)
         return layout
     fixed_targets = recovered_targets(observation, batch_size, rule)
     if isinstance(fixed_targets, str):

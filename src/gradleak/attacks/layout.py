@@ -25,6 +25,7 @@ class Layout:
         device: of the flat vector.
         derived: targets from the variable, where they follow from it, as in causal language models; None elsewhere.
         classes: the only ones that searched targets may have, indices; None for all.
+        gate: from the variable how probable it is that a position has a target, `[N, T]`; None where that is searched.
 
     Where every token is classified and targets are searched, each position has one more unknown: the logit of having a
     target at all, since most positions of a masked language model have none.
@@ -37,6 +38,7 @@ class Layout:
     device: torch.device
     derived: Callable[[Tensor], Tensor] | None = None
     classes: Tensor | None = None
+    gate: Callable[[Tensor], Tensor] | None = None
 
     @staticmethod
     def of(observation: Observation, batch_size: int, fixed_targets: Tensor | None) -> "Layout":
@@ -56,7 +58,11 @@ class Layout:
     def logits_each(self) -> int:
         """Logits of one target."""
         searched = self.target_shape[-1] if self.classes is None else len(self.classes)
-        return searched + (len(self.target_shape) > 1)
+        return searched + self._searches_gate
+
+    @property
+    def _searches_gate(self) -> bool:
+        return len(self.target_shape) > 1 and self.gate is None
 
     def pack(self, variable: Tensor, logits: Tensor) -> Tensor:
         """Flat vector `[D]` of a variable `[N, ...]` and logits `[N, C or 0]`."""
@@ -75,14 +81,14 @@ class Layout:
             return variable, self.fixed_targets
         if self.derived is not None:
             return variable, self.derived(variable)
-        return variable, self._searched(logits)
+        found = self._searched(logits)
+        return variable, found if self.gate is None else found * self.gate(variable)[..., None]
 
     def _searched(self, logits: Tensor) -> Tensor:
         """Target probabilities of logits."""
         logits = logits.reshape(len(logits), *self.target_shape[:-1], self.logits_each)
-        gated = len(self.target_shape) > 1
-        found = torch.softmax(logits[..., :-1] if gated else logits, dim=-1)
-        if gated:
+        found = torch.softmax(logits[..., :-1] if self._searches_gate else logits, dim=-1)
+        if self._searches_gate:
             found = found * torch.sigmoid(logits[..., -1:])
         if self.classes is None:
             return found

@@ -4,6 +4,7 @@ The decoder is a causal language model whose updates hold whole batches; the enc
 private messages are drawn by the seed among all that are bundled; none is picked by hand.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -129,7 +130,7 @@ def _encoder_trials(
 def _trials(
     seed: int,
     task: Task,
-    model: dict[str, object],
+    model: Mapping[str, object],
     data: Dataset,
     batches: list[list[int]],
     attacks: list[tuple[Attack, dict[str, object]]],

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gradleak.clients.protocol import Simulate
 from gradleak.clients.settings import StepSettings, sent_names
+from gradleak.clients.stateless import recurrent
 from gradleak.clients.step import bound_step
 from gradleak.errors import BadInput, missing_extra, refuse
 from gradleak.tasks import ModelState, Task
@@ -138,7 +139,14 @@ class DPSGD(StepSettings):
             factor = (self.clip / (norm + _NORM_SLACK)).clamp(max=1.0)
             return {name: factor * gradients[name] for name in sent}
 
-        each: Callable[..., dict[str, Tensor]] = torch.vmap(one)
+        def in_turn(variable: Tensor, targets: Tensor, draws: dict[str, Tensor]) -> dict[str, Tensor]:
+            rows = [
+                one(variable[n], targets[n], {name: draw[n] for name, draw in draws.items()})
+                for n in range(len(variable))
+            ]
+            return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+        each: Callable[..., dict[str, Tensor]] = in_turn if recurrent(task.model) else torch.vmap(one)
 
         def simulate(variable: Tensor, target_probabilities: Tensor) -> dict[str, Tensor]:
             noise = None if private is None else torch.Generator().manual_seed(private)

@@ -103,6 +103,11 @@ class GivenMask(Given):
         return (torch.rand(shape, generator=generator) >= self.probability) / (1 - self.probability)
 
 
+def recurrent(model: nn.Module) -> bool:
+    """Whether a model has one of PyTorch's recurrent layers, which do not pass under `vmap`."""
+    return any(isinstance(layer, nn.RNNBase) for layer in model.modules())
+
+
 def dropout_layers(model: nn.Module) -> list[str]:
     """Names of the modules that draw dropout masks in training mode."""
     names: list[str] = []

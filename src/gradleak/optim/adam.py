@@ -120,12 +120,12 @@ class Adam:
     def propose(self, start: Tensor, box: Box | None = None) -> Proposals:
         """See `Optimizer.propose`; a box is kept by projection after each step."""
         first, second = self.betas
+        revise = self.revise
         point = start.clone()
         mean, square = torch.zeros_like(start), torch.zeros_like(start)
         streams = [torch.Generator().manual_seed(self.noise_seed + 7919 * row) for row in range(len(start))]
         for step in range(self.steps):
-            if self.revise is not None:
-                point = self.revise(step, point)
+            point = point if revise is None else revise(step, point)
             _, gradient = yield point
             if self.clip is not None:
                 norms = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)

@@ -44,6 +44,6 @@ def output_bias(observation: Observation) -> str | None:
         outputs = task.space.forward(module, {**state.parameters, **state.constants}, variable)
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     for layer, output in made:
-        if output.data_ptr() == outputs.data_ptr() and output.shape == outputs.shape and layer.bias is not None:
-            return names.get(id(layer.bias))
+        if output.data_ptr() == outputs.data_ptr() and output.shape == outputs.shape and id(layer.bias) in names:
+            return names[id(layer.bias)]
     return None

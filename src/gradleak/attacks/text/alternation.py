@@ -13,6 +13,7 @@ from gradleak.attacks.protocol import Progress, not_applicable
 from gradleak.attacks.text.embedded import EmbeddedTokens, in_embeddings
 from gradleak.attacks.text.language_model import LanguageModel
 from gradleak.attacks.text.reordering import proposed_orders, random_orders
+from gradleak.clients.stateless import recurrent
 from gradleak.optim import Adam, Energy
 from gradleak.reconstructions import History, Reconstruction
 from gradleak.seeds import stage_generator
@@ -75,11 +76,15 @@ class Alternation:
         if isinstance(layout, str):
             return not_applicable(self.name, observation, layout)
         plan = self.shrunk(count)
-        reorderings = Reorderings(
-            plan, layout, embedded.space, self._objective(embedded.observation, layout), seed, began
-        )
+        objective, alone = self._objective(embedded.observation, layout), recurrent(observation.task.model)
+        reorderings = Reorderings(plan, layout, embedded.space, objective, seed, began, alone)
         adam = replace(plan.adam, revise=reorderings)
-        search = replace(self.search, optimizer=lambda _count: adam)
+
+        def optimizer(count: int) -> Adam:
+            del count
+            return adam
+
+        search = replace(self.search, optimizer=optimizer)
         found = search(embedded.observation, seed=seed, progress=progress)
         restarts = self.search.restarts
         history = replace(
@@ -136,6 +141,7 @@ class Reorderings:
         objective: of one candidate, without priors.
         seed: of the draws.
         began: reading of `time.perf_counter` at the attack's beginning.
+        alone: whether candidates pass one by one, as recurrent layers need it.
         spent: objective values of a restart before each step so far, beside those of the steps.
     """
 
@@ -145,6 +151,7 @@ class Reorderings:
     objective: Energy
     seed: int
     began: float
+    alone: bool = False
     spent: list[int] = field(default_factory=list[int])
 
     def __call__(self, step: int, points: Tensor) -> Tensor:
@@ -207,7 +214,10 @@ class Reorderings:
         if len(points) < 2 or self._late():
             return points[0]
         with torch.no_grad():
-            values = torch.vmap(self.objective, chunk_size=_CHUNK)(torch.stack(points)).double().cpu()
+            if self.alone:
+                values = torch.stack([self.objective(point) for point in points]).double().cpu()
+            else:
+                values = torch.vmap(self.objective, chunk_size=_CHUNK)(torch.stack(points)).double().cpu()
         if term is not None:
             values = values + term(points).double().cpu()
         return points[int(values.nan_to_num(nan=torch.inf).argmin())]

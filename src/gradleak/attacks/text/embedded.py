@@ -5,7 +5,7 @@ then take the nearest token at each position. With such a space every search for
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -119,6 +119,20 @@ class EmbeddedTokens:
         if self.token_space.padding is not None:
             targets = targets * (following != self.token_space.padding)[..., None].to(soft.dtype)
         return torch.cat([targets, torch.zeros_like(targets[:, :1])], dim=1)
+
+    @property
+    def target_gate(self) -> Callable[[Tensor], Tensor] | None:
+        """Where a masked language model has its targets: at the positions that hold the mask's token."""
+        return None if self.token_space.mask is None else self._masked
+
+    def _masked(self, variable: Tensor) -> Tensor:
+        """How probable it is that each position is masked `[N, T]`, by its cosine similarity with the mask's row."""
+        mask = self.token_space.mask
+        known = self.frame.first(len(variable)).to(variable.device)
+        row = nn.functional.normalize(self.rows[mask].to(variable.device, variable.dtype), dim=0)
+        similarity = nn.functional.normalize(variable, dim=-1, eps=1e-6) @ row
+        # Far from saturation at the start, where all similarities are near 0: only ratios between positions count.
+        return torch.where(known == NO_TOKEN, torch.sigmoid(8 * (similarity - 0.5)), (known == mask).to(row.dtype))
 
 
 @dataclass(frozen=True, eq=False)

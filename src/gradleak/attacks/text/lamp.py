@@ -11,6 +11,7 @@ from gradleak.attacks.priors import Term, Weighted
 from gradleak.attacks.text.alternation import Alternation
 from gradleak.attacks.text.embedded import BERT_RMS, EmbeddedTokens
 from gradleak.attacks.text.language_model import LanguageModel
+from gradleak.errors import BadInput
 from gradleak.optim import Adam, Staircase
 from gradleak.threat import Observation
 
@@ -37,6 +38,7 @@ def lamp(
     *,
     variant: str = "cos",
     language_model: LanguageModel | None = None,
+    language_weight: float | None = None,
     steps: int = 2000,
     candidates: int = 500,
     permutations: int = 500,
@@ -53,8 +55,8 @@ def lamp(
 ) -> Alternation:
     """LAMP: continuous steps on embeddings in turn with other orders of the tokens that a language model likes.
 
-    Numbers of the released code: the best of 500 random starts and of 500 of its permutations, 2000 steps of Adam with lr
-    0.01 times 0.89 every 50, and from a tenth of the steps on, every 75, the best of 200 reorderings of each text by
+    Numbers of the released code: the best of 500 random starts and of 500 of its permutations, 2000 steps of Adam with
+    lr 0.01 times 0.89 every 50, and from a tenth of the steps on, every 75, the best of 200 reorderings of each text by
     reconstruction loss plus weighted mean log-loss of the language model. All are in units in which the embedding's
     entries are as large as BERT's.
 
@@ -62,6 +64,7 @@ def lamp(
         variant: `"cos"`: one minus the cosine of each tensor, weights 1 (norm) and 0.2 (language); `"l2_l1"`: squared
             plus 0.01 absolute differences, weights 25 and 60.
         language_model: judge of orders, such as `train_language_model` makes; None leaves only the update to judge.
+        language_weight: of the mean log-loss; None for the variant's own.
         steps: of Adam; with the other numbers, fewer if `max_evaluations` allows only fewer.
         candidates: random starts of a restart, of which one is kept.
         permutations: of that start.
@@ -84,8 +87,6 @@ def lamp(
         BadInput: on another variant.
     """
     if variant not in _NORM_WEIGHT:
-        from gradleak.errors import BadInput
-
         raise BadInput([f"variant: expected 'cos' or 'l2_l1', got {variant!r}; choose one"])
     objective = layer_cosine_distance if variant == "cos" else AbsoluteAndSquaredDistance(0.01)
     adam = Adam(steps=steps, lr=0.01, schedule=Staircase(0.89, 50))
@@ -103,7 +104,7 @@ def lamp(
         search=search,
         adam=adam,
         language_model=language_model,
-        language_weight=_LANGUAGE_WEIGHT[variant],
+        language_weight=_LANGUAGE_WEIGHT[variant] if language_weight is None else language_weight,
         candidates=candidates,
         permutations=permutations,
         proposals=proposals,

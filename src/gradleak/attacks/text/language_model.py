@@ -1,4 +1,4 @@
-"""Which texts are likely: the attacker's public knowledge of a language, learned from any text or taken from a model."""
+"""Which texts are likely: public knowledge of a language, learned from any text or taken from a model."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -95,6 +95,9 @@ class NGrams:
     def load(path: str | Path) -> "NGrams":
         """Read what `save` wrote.
 
+        Returns:
+            The same model.
+
         Raises:
             BadInput: when the file is missing, broken or something else.
         """
@@ -142,8 +145,8 @@ def train_language_model(
     # Keys are numbers below vocabulary ** order in int64.
     if order < 1 or vocabulary < 2 or vocabulary**order >= 2**62:
         problems.append(
-            f"order: expected at least 1 and a number of n-grams below 2**62, got order {order} of {vocabulary} tokens; "
-            "3 suits"
+            f"order: expected at least 1 and a number of n-grams below 2**62, got order {order} of {vocabulary} "
+            "tokens; 3 suits"
         )
     if not 0 < discount < 1:
         problems.append(f"discount: expected a number in (0, 1), got {discount}; 0.75 is usual")
@@ -170,7 +173,7 @@ class CausalModel:
     """A causal model, such as one of Hugging Face's with a language model's head, as judge of texts.
 
     Args:
-        model: from `input_ids` to logits `[K, T, vocabulary]`, or to an object with `.logits`; its mode is the caller's.
+        model: from ids to logits `[K, T, vocabulary]`, or to an object with `.logits`; its mode is the caller's.
         padding: id that is no token, or None.
         chunk: texts that pass together.
     """
