@@ -31,12 +31,14 @@ class Declared:
         thresholds: at which success rates are given: PSNR in dB, or token accuracy.
         limits: what must not be exceeded.
         priced: whether settings are trained to learn their accuracy.
+        bounded: whether bounds were asked for.
     """
 
     name: str = ""
     thresholds: tuple[float, ...] = (RECOGNIZABLE_DB, CLOSE_DB)
     limits: tuple[DeclaredLimit, ...] = ()
     priced: bool = False
+    bounded: bool = False
 
 
 def read_declared(folder: Path) -> Declared:
@@ -54,6 +56,7 @@ def read_declared(folder: Path) -> Declared:
         thresholds or Declared().thresholds,
         tuple(limit for limit in map(_limit, _entries(spec.get("limit"))) if limit is not None),
         spec.get("price") is not None,
+        spec.get("bound") is not None,
     )
 
 

@@ -121,5 +121,5 @@ def score_at(score: str, threshold: float) -> str:
     """A threshold of any score in words, such as `20 dB` or `ROUGE-1 0.9`."""
     if score in MERITS:
         return MERITS[score].at(threshold)
-    title = _TITLES.get(score, score)
+    title = _TITLES.get(score, score).replace("\u2011", "-")  # a plain one, since people search logs
     return f"{title if title.startswith(('ROUGE', 'SSIM')) else title.lower()} {threshold:g}"

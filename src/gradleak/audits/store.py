@@ -16,7 +16,7 @@ from safetensors.torch import save
 
 from gradleak.audits import export, index, lock
 from gradleak.audits.bounds import BoundFacts, BoundRecord, read_bounds
-from gradleak.audits.ceiling_words import bound_sentences, ceiling_sentence, span_words
+from gradleak.audits.ceiling_words import TOKENS, bound_sentences, ceiling_sentence, span_words
 from gradleak.audits.ceilings import Ceiling, Span, ceilings_of
 from gradleak.audits.declared import Declared, read_declared
 from gradleak.audits.files import clear_words, remove_parts, write_whole
@@ -162,6 +162,11 @@ class Contents:
     def ceilings(self) -> dict[str, Ceiling]:
         """What bounds say about settings, by key; empty for an audit that asked for none."""
         return ceilings_of(self.summary.groups, self.records, self.bounds)
+
+    @property
+    def without_bounds(self) -> str:
+        """Why there are none although they were asked for, or an empty text."""
+        return TOKENS if self.declared.bounded and self.summary.merit == TOKEN_ACCURACY else ""
 
     def ceiling_of(self, group: Group) -> Ceiling | None:
         """That of the setting of a group, if it has one."""

@@ -45,6 +45,7 @@ def show_texts(own: Contents, store: Store, report: Path) -> None:
     console.print(_side_by_side(own.records, store))
     console.print(Text("[so]: a wrong token; _: nothing was recovered here. All else is right."))
     console.print(_table(summary))
+    console.print("In place, in set: share of the tokens at their position, and anywhere. Whole: word for word.")
     console.print("In brackets: answers that never saw the update.")
     failed = summary.trials - summary.statuses.get("converged", 0)
     if failed:
@@ -60,7 +61,8 @@ def _side_by_side(records: Sequence[TrialRecord], store: Store) -> Table:
     table.add_column("private message", overflow="fold", ratio=1)
     table.add_column("recovered", overflow="fold", ratio=1)
     shown: dict[tuple[str, str], int] = {}
-    for record in sorted(records, key=_place):
+    places = list(dict.fromkeys(map(_place, records)))
+    for record in sorted(records, key=lambda one: places.index(_place(one))):
         texts, place = store.texts(record), _place(record)
         if texts is None:
             continue
@@ -88,8 +90,7 @@ def marked(runs: Sequence[Run]) -> Text:
             shown.append(f"[{run.words}]", style="red")
         else:
             shown.append(run.text)
-    shown.plain = shown.plain.strip() if not shown.plain.strip() else shown.plain
-    return shown
+    return shown[len(shown.plain) - len(shown.plain.lstrip()) :]
 
 
 def _place(record: TrialRecord) -> tuple[str, str]:
@@ -97,14 +98,14 @@ def _place(record: TrialRecord) -> tuple[str, str]:
 
 
 def _model(name: object, batch_size: object) -> str:
-    return f"{name}, {batch_size} in a batch" if batch_size != 1 else str(name)
+    return f"{name}, N = {batch_size}"
 
 
 def _table(summary: Summary) -> Table:
     """Attacks and, dimmed below them, answers that never saw the update; at most 60 columns wide."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("attack (medians)", overflow="fold")
-    for heading in ("in place", "any order", "ROUGE-L", "whole", "sec"):
+    table.add_column("attack (medians)", no_wrap=True)
+    for heading in ("in place", "in set", "ROUGE-L", "whole", "sec"):
         table.add_column(heading, justify="right")
     groups = summary.groups
     for position, group in enumerate(groups):

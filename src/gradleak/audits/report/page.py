@@ -120,7 +120,7 @@ def _data(store: Store, contents: Contents, brief: bool) -> dict[str, Any]:
         "answers": answers_of(contents)[:MOST_ANSWERS],
         "frontiers": sections(contents),
         "bounds": bounds,
-        "bound_findings": () if bounds is None else bounds.findings,
+        "bound_findings": bounds.findings if bounds else [f"{why}."] if (why := contents.without_bounds) else [],
         "statuses": words.STATUS,
         "short_statuses": words.SHORT_STATUS,
         "small": SMALL,
