@@ -148,6 +148,9 @@ def _resized(dataset: "Dataset", shape: tuple[int, ...]) -> "Dataset":
 
 def _space(dataset: "Dataset") -> InputSpace:
     shape = dataset.input_shape
+    if dataset.tokens is not None:
+        text = "--data: expected images or rows of numbers, got texts, whose tokens have no derivative; use other data"
+        raise BadInput([text])
     if len(shape) == _IMAGE_RANK:
         return ImageSpace((shape[0], shape[1], shape[2]))
     if len(shape) == 1:

@@ -32,9 +32,11 @@ def dataset_of(option: str, name: str, size: int | None) -> "Dataset":
     from gradleak.audits.faults import BadSettings
 
     try:
-        return dataset_named(name, {}, size=size)
+        found = dataset_named(name, {}, size=size)
     except BadSettings as error:
         raise BadInput(f"{option}: {fault.text}" for fault in error.faults) from None
+    refuse([] if found.tokens is None else [f"{option}: expected images or rows of numbers, got texts; use other data"])
+    return found
 
 
 def task_of(
