@@ -63,8 +63,8 @@ class Inversion:
         optimizer: from the number of examples to the rule that proposes candidates.
         labels: `"joint"`: one row of target logits for each example is optimized with the inputs; the others name
             the rule that recovers them first: `"row_sum_sign"` and `"bias_sign"` (single examples only),
-            `"row_minimum"` (distinct labels only). On texts: `"evidence"`: as the output's bias tells them, the label of
-            a single example or which tokens are targets, and the rest jointly; `"next_tokens"`: those of a causal
+            `"row_minimum"` (distinct labels only). On texts: `"evidence"`: as the output's bias tells them, the label
+            of a single example or which tokens are targets, the rest jointly; `"next_tokens"`: those of a causal
             language model follow from the candidate itself. Given labels are used in any case.
         priors: terms added to the objective.
         buffer_weight: weight of the distance to sent buffers, see `batch_statistics.buffer_distance`; nothing happens

@@ -15,7 +15,7 @@ from gradleak.attacks.text.language_model import LanguageModel
 from gradleak.attacks.text.reordering import proposed_orders, random_orders
 from gradleak.clients.stateless import recurrent
 from gradleak.optim import Adam, Energy
-from gradleak.reconstructions import History, Reconstruction
+from gradleak.reconstructions import Reconstruction
 from gradleak.seeds import stage_generator
 from gradleak.threat import Observation
 from gradleak.tokens import NO_TOKEN
@@ -86,16 +86,7 @@ class Alternation:
 
         search = replace(self.search, optimizer=optimizer)
         found = search(embedded.observation, seed=seed, progress=progress)
-        restarts = self.search.restarts
-        history = replace(
-            found.history,
-            evaluations=tuple(
-                number + extra for number, extra in zip(found.history.evaluations, reorderings.spent, strict=False)
-            ),
-        )
-        total = found.evaluations + restarts * (reorderings.spent[-1] if reorderings.spent else 0)
-        found = replace(found, evaluations=total, history=history if len(history.evaluations) else History())
-        return embedded.in_tokens(found, self.name)
+        return embedded.in_tokens(reorderings.counted(found), self.name)
 
     def _objective(self, observation: Observation, layout: Layout) -> Energy:
         """Without priors, which no order changes."""
@@ -166,6 +157,22 @@ class Reorderings:
             now += self.plan.proposals * len(self.space.frame.known)
         self.spent.append(now)
         return points
+
+    def counted(self, found: Reconstruction) -> Reconstruction:
+        """A search's result with the objective values of starts and reorderings among its evaluations."""
+        if not self.spent:
+            return found
+        before = [*self.spent, *[self.spent[-1]] * (len(found.history.evaluations) - len(self.spent))]
+        numbers = tuple(number + extra for number, extra in zip(found.history.evaluations, before, strict=False))
+        snapshots = tuple(
+            replace(shot, evaluations=shot.evaluations + before[shot.evaluations - 1])
+            for shot in found.history.snapshots
+        )
+        return replace(
+            found,
+            evaluations=found.evaluations + self.plan.search.restarts * self.spent[-1],
+            history=replace(found.history, evaluations=numbers, snapshots=snapshots),
+        )
 
     def _late(self) -> bool:
         limit = self.plan.search.max_seconds
