@@ -39,7 +39,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     # What training on public data makes and the learned attack loads; it knows neither side of the wall.
     "inverters": frozenset({"errors", "components", "tensorfiles", "tasks"}),
     "captures": frozenset({"errors", "seeds", "tasks", "tokens", "updates", "clients", "defenses", "threat"}),
-    "evidence": frozenset({"errors", "components", "tensorfiles", "tasks", "updates", "clients", "defenses", "threat"}),
+    "evidence": frozenset(
+        {"errors", "components", "tensorfiles", "tasks", "tokens", "updates", "clients", "defenses", "threat"}
+    ),
     "attacks": frozenset(
         {
             "errors",
@@ -151,7 +153,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
         }
     ),
     "inspection": frozenset(
-        {"errors", "seeds", "bottleneck", "tasks", "updates", "clients", "defenses", "threat", "attacks"}
+        {"errors", "seeds", "bottleneck", "tasks", "tokens", "updates", "clients", "defenses", "threat", "attacks"}
     ),
     "audits.report": frozenset({"errors", "audits.store"}),  # reports read the store and nothing else
 }

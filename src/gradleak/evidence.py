@@ -23,14 +23,15 @@ from gradleak.components import from_plain, to_plain
 from gradleak.defenses import DEFENSES, Defense
 from gradleak.defenses.applying import changed_task, defense_problems
 from gradleak.errors import BadInput, refuse
-from gradleak.tasks import ImageSpace, InputSpace, TabularSpace, Task
+from gradleak.tasks import Classified, ImageSpace, InputSpace, TabularSpace, Task
 from gradleak.tensorfiles import read_safetensors
 from gradleak.threat import Observation, ThreatModel
+from gradleak.tokens import TokenSpace
 from gradleak.updates import Update, UpdateKind, buffer_problems, parted, update_problems
 
 FORMAT_VERSION = 1
 _KEY = "gradleak"
-_SPACES: tuple[type[InputSpace], ...] = (ImageSpace, TabularSpace)
+_SPACES: tuple[type[InputSpace], ...] = (ImageSpace, TabularSpace, TokenSpace)
 
 
 class _Facts(BaseModel):
@@ -48,6 +49,8 @@ class _Facts(BaseModel):
     space: dict[str, object]
     num_classes: int
     buffers: list[str] = []
+    classified: Classified = "example"
+    lengths: list[int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +66,8 @@ class Evidence:
         targets: class indices or probabilities, if given.
         space: the input space, if the file states it.
         num_classes: number of classes, if the file states it.
+        classified: what has a class; see `Task`.
+        lengths: tokens of each text `[N]`, if given.
     """
 
     update: Update
@@ -73,6 +78,8 @@ class Evidence:
     targets: Tensor | None = None
     space: InputSpace | None = None
     num_classes: int | None = None
+    classified: Classified = "example"
+    lengths: Tensor | None = None
 
     def observation(self, task: Task) -> Observation:
         """What an attacker with this file and this public task holds.
@@ -119,6 +126,7 @@ class Evidence:
             defenses=self.defenses,
             batch_size=self.batch_size,
             targets=self.targets,
+            lengths=self.lengths,
         )
 
 
@@ -144,12 +152,16 @@ def save_update(path: str | Path, observation: Observation) -> None:
         space=to_plain(observation.task.space),
         num_classes=observation.task.num_classes,
         buffers=list(observation.update.buffers),
+        classified=observation.task.classified,
+        lengths=None if observation.lengths is None else observation.lengths.tolist(),
     )
+    # What only texts have is left out elsewhere, so that earlier versions read those files.
+    unused = set[str]() if isinstance(observation.task.space, TokenSpace) else {"classified", "lengths"}
     shared = {**observation.update.tensors, **observation.update.buffers}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in shared.items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        save_file(tensors, temporary, metadata={_KEY: facts.model_dump_json()})
+        save_file(tensors, temporary, metadata={_KEY: facts.model_dump_json(exclude=unused)})
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         raise BadInput([f"{path}: expected a place to write to, got: {error}; choose another folder"]) from error
@@ -201,7 +213,15 @@ def load_update(path: str | Path, *, kind: UpdateKind | None = None) -> Evidence
         if facts.defenses is None
         else tuple(from_plain(f"{path}: defense", defense, DEFENSES) for defense in facts.defenses),
         batch_size=facts.batch_size,
-        targets=None if facts.targets is None else torch.tensor(facts.targets),
+        targets=None if facts.targets is None else _targets(facts),
         space=from_plain(f"{path}: space", facts.space, _SPACES),
         num_classes=facts.num_classes,
+        classified=facts.classified,
+        lengths=None if facts.lengths is None else torch.tensor(facts.lengths, dtype=torch.long),
     )
+
+
+def _targets(facts: _Facts) -> Tensor:
+    """Class indices or probabilities; of language models ids, which JSON's readers have as rows of numbers."""
+    targets = torch.tensor(facts.targets)
+    return targets.long() if facts.classified == "token" else targets

@@ -17,6 +17,7 @@ from tests.audits.examples import record
 class At:
     success_rate_at: float
     below: float
+    score: str | None = None
 
 
 def trials(count: int, leaked: int = 0) -> list[TrialRecord]:

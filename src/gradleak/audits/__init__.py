@@ -4,6 +4,7 @@ from gradleak.audits.records import Course, TrialRecord
 from gradleak.audits.store import Contents, Store
 from gradleak.audits.summarizing import summarize
 from gradleak.audits.summary import Summary
+from gradleak.audits.texts import TrialTexts
 from gradleak.audits.trial import Trial, TrialImages, run_trial
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Summary",
     "Trial",
     "TrialImages",
+    "TrialTexts",
     "TrialRecord",
     "run_trial",
     "summarize",

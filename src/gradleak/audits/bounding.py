@@ -42,13 +42,13 @@ def plan_bounds(bound: BoundSpec | None, planned: Sequence[PlannedTrial]) -> tup
         planned: its trials; bounds are of their own batches, networks and seeds.
 
     Returns:
-        One for each captured batch of each setting; attackers share it.
+        One for each captured batch of each setting; attackers share it. None for texts: bounds are of derivatives.
     """
     if bound is None:
         return ()
     found: dict[str, PlannedBound] = {}
     for trial in planned:
-        if trial.spec["batch"] >= bound.batches:
+        if trial.spec["batch"] >= bound.batches or mapping(trial.spec["space"]).get("name") == "TokenSpace":
             continue
         facts = {key: value for key, value in trial.spec.items() if key not in {"attack", "threat", "code"}}
         code = {key: value for key, value in mapping(trial.spec["code"]).items() if not key.startswith("attack")}

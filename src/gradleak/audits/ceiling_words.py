@@ -18,6 +18,9 @@ SIGNS = (
 )
 """Of signs without noise before them."""
 
+TOKENS = "There is no bound of all attackers: tokens have no derivative, on which these bounds rest"
+"""Of an audit of texts that asks for bounds."""
+
 
 def ceiling_sentence(ceiling: Ceiling, *, brief: bool = False) -> str:
     """The bound of a setting beside what the strongest attack reached on the same batches.

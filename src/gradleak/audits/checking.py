@@ -14,6 +14,7 @@ from gradleak.audits.by_name.components import attack_named, client_named, threa
 from gradleak.audits.by_name.defenses import defense_named
 from gradleak.audits.by_name.models import is_of_zoo, model_digest, model_named, model_setting_faults
 from gradleak.audits.faults import Fault, about_setting, faults_of
+from gradleak.audits.merits import TOKEN_ACCURACY
 from gradleak.audits.plan import batch_sizes
 from gradleak.audits.positions import Path
 from gradleak.audits.preparing import (
@@ -192,8 +193,11 @@ class _Check:
         declared = [
             value for value in _listed(self.raw.get("threshold", (20.0, 30.0))) if isinstance(value, int | float)
         ]
+        if "threshold" not in self.raw:
+            declared += [TOKEN_ACCURACY.recognizable, TOKEN_ACCURACY.close]
         for path, limit in self.entries("limit", Limit):
-            if limit.success_rate_at not in declared:
+            # Reports show success rates of the figure of merit alone, so only its thresholds stand there as well.
+            if limit.score is None and limit.success_rate_at not in declared:
                 text = (
                     f"expected one of the thresholds {', '.join(f'{value:g}' for value in declared)}, got "
                     f"{limit.success_rate_at:g}; declare it under threshold too"

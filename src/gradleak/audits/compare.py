@@ -18,7 +18,8 @@ class Change:
     Attributes:
         before: its figures in the first audit.
         after: its figures in the second.
-        median: median over shared private examples of the change in PSNR, in dB; NaN without shared examples.
+        median: median over shared private examples of the change in PSNR, in dB, or in token accuracy; NaN without
+            shared examples.
         low: lower end of the 95 % interval, from resampling captured batches.
         high: upper end.
         captures: batches that both audits captured.
@@ -103,7 +104,7 @@ def _change(before: Group, after: Group, own: Mapping[str, TrialRecord], other: 
     clusters: list[str] = []
     identical = True
     for capture in own.keys() & other.keys():
-        pairs = list(zip(own[capture].numbers("psnr"), other[capture].numbers("psnr"), strict=True))
+        pairs = list(zip(own[capture].leakage, other[capture].leakage, strict=True))
         identical &= all(one == two or (math.isnan(one) and math.isnan(two)) for one, two in pairs)
         gaps += [0.0 if one == two else two - one for one, two in pairs]
         clusters += [capture] * len(pairs)

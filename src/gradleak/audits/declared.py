@@ -15,10 +15,11 @@ SPEC_FILE = "spec.yaml"
 
 @dataclass(frozen=True)
 class DeclaredLimit:
-    """A limit: the success rate at `success_rate_at` dB has to stay below the share `below`."""
+    """A limit: the success rate at `success_rate_at` (dB, or the units of `score`) has to stay below `below`."""
 
     success_rate_at: float
     below: float
+    score: str | None = None
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,17 @@ class Declared:
 
     Attributes:
         name: of the audit; empty if the folder holds no spec.
-        thresholds: PSNR in dB at which success rates are given.
+        thresholds: at which success rates are given: PSNR in dB, or token accuracy.
         limits: what must not be exceeded.
         priced: whether settings are trained to learn their accuracy.
+        bounded: whether bounds were asked for.
     """
 
     name: str = ""
     thresholds: tuple[float, ...] = (RECOGNIZABLE_DB, CLOSE_DB)
     limits: tuple[DeclaredLimit, ...] = ()
     priced: bool = False
+    bounded: bool = False
 
 
 def read_declared(folder: Path) -> Declared:
@@ -53,6 +56,7 @@ def read_declared(folder: Path) -> Declared:
         thresholds or Declared().thresholds,
         tuple(limit for limit in map(_limit, _entries(spec.get("limit"))) if limit is not None),
         spec.get("price") is not None,
+        spec.get("bound") is not None,
     )
 
 
@@ -66,6 +70,7 @@ def _entries(value: object) -> list[object]:
 def _limit(value: object) -> DeclaredLimit | None:
     match value:
         case {"success_rate_at": int() | float() as at, "below": int() | float() as below}:
-            return DeclaredLimit(float(at), float(below))
+            score = cast("Mapping[str, object]", value).get("score")
+            return DeclaredLimit(float(at), float(below), score if isinstance(score, str) else None)
         case _:
             return None

@@ -3,7 +3,7 @@
 The private images are drawn by the seed among all that the bundled data hold; none is picked by hand.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -71,6 +71,20 @@ class Demonstration:
         """
         return tuple(PlannedTrial(trial.id, trial.spec) for trial in self.trials())
 
+    def build(self, spec: dict[str, Any]) -> Trial:
+        """The trial that a spec describes, in any process.
+
+        Args:
+            spec: of one of the planned trials.
+
+        Returns:
+            The trial.
+
+        Raises:
+            BadInput: when the demonstration has no such trial.
+        """
+        return trial_of(self.trials(), spec)
+
 
 @lru_cache(maxsize=4)  # cutting the crops takes about a second
 def _drawn_trials(demonstration: Demonstration) -> tuple[Trial, ...]:
@@ -81,21 +95,21 @@ def _drawn_trials(demonstration: Demonstration) -> tuple[Trial, ...]:
     )
 
 
-def build(demonstration: Demonstration, spec: dict[str, Any]) -> Trial:
-    """The trial of a demonstration that a spec describes, in any process.
+def trial_of(trials: Sequence[Trial], spec: dict[str, Any]) -> Trial:
+    """The one among the trials of a demonstration that a spec describes.
 
     Args:
-        demonstration: that the spec is of.
-        spec: of one of its planned trials.
+        trials: all of them.
+        spec: of one that was planned.
 
     Returns:
         The trial.
 
     Raises:
-        BadInput: when the demonstration has no such trial.
+        BadInput: when there is no such trial.
     """
     wanted = record_id(spec)
-    for trial in demonstration.trials():
+    for trial in trials:
         if trial.id == wanted:
             return trial
     raise BadInput([f"trial: expected one of this demonstration, got {wanted}; plan it again"])
@@ -127,14 +141,14 @@ def _trials(dataset: Dataset, count: int, outer_steps: int, seed: int) -> list[T
             reference=dataset.inputs,
             attack=attack,
             attack_settings=settings,
-            seed=_trial_seed(seed, dataset.name, example),
+            seed=trial_seed(seed, dataset.name, example),
         )
         for example in _drawn(dataset, count, seed)
         for attack, settings in attacks
     ]
 
 
-def _trial_seed(seed: int, name: str, example: int) -> int:
+def trial_seed(seed: int, name: str, example: int) -> int:
     """A seed for each image: from one start for all of them, attacks would succeed or fail all at once."""
     stream = stage_generator(seed, f"demo/{name}/{example}")
     return int(torch.randint(2**31, (), generator=stream))

@@ -9,9 +9,11 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from gradleak.audits.environment import environment
+from gradleak.audits.merits import TEXT_SCORES
 from gradleak.audits.plan import PlannedTrial
 from gradleak.audits.records import TrialRecord, mapping
 from gradleak.audits.store import PackedTrial, pack
+from gradleak.audits.texts import TrialTexts
 from gradleak.audits.trial import Trial, TrialImages, run_trial
 from gradleak.scoring import Scores
 from gradleak.threads import torch_threads
@@ -76,7 +78,7 @@ class Call:
 
 def execute(
     spec: dict[str, Any], identity: str, threads: int, command: str | None, build: Build
-) -> tuple[TrialRecord, TrialImages | None]:
+) -> tuple[TrialRecord, TrialImages | TrialTexts | None]:
     """Build and run one trial; whatever goes wrong becomes a record with status `error` and its traceback.
 
     Args:
@@ -87,7 +89,7 @@ def execute(
         build: makes the trial.
 
     Returns:
-        The record, and the images if it came that far.
+        The record, and the images or texts if it came that far.
     """
     with torch_threads(threads):
         try:
@@ -127,7 +129,7 @@ def failed(
         status="error",
         spec=spec,
         threat=_described(threat),
-        scores={name: (missing,) * count for name, missing in _missing().items()},
+        scores={name: (missing,) * count for name, missing in _missing(spec).items()},
         targets_given=bool(threat.get("labels_known", False)),
         objective=math.nan,
         evaluations=0,
@@ -138,10 +140,13 @@ def failed(
     )
 
 
-def _missing() -> dict[str, float | int | None]:
+def _missing(spec: Mapping[str, Any]) -> dict[str, float | int | None]:
     """Every column of scores with what stands there for "no comparison"."""
     special: dict[str, int | None] = {"target_correct": None, "paired_with": -1}
-    return {field.name: special.get(field.name, math.nan) for field in fields(Scores) if field.name != "targets_given"}
+    names = [field.name for field in fields(Scores) if field.name not in {"targets_given", "text"}]
+    if mapping(spec.get("space")).get("name") == "TokenSpace":
+        names += TEXT_SCORES
+    return {name: special.get(name, math.nan) for name in names}
 
 
 def _described(threat: Mapping[str, object]) -> str:

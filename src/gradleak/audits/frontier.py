@@ -94,6 +94,11 @@ class Point:
         """Median PSNR of the judged attack with its interval."""
         return Interval(self.judged.psnr.median, *self.judged.psnr_interval)
 
+    @property
+    def leakage(self) -> Interval:
+        """The same of the figure of merit: PSNR of images, token accuracy of texts."""
+        return Interval(self.judged.leakage.median, *self.judged.leakage_interval)
+
 
 @dataclass(frozen=True)
 class Frontier:
@@ -101,7 +106,7 @@ class Frontier:
 
     Attributes:
         title: model and data.
-        threshold: PSNR in dB from which an image counts as reconstructed.
+        threshold: PSNR in dB, or token accuracy, from which an image or a text counts as reconstructed.
         below: what the upper end of the leak rate must not reach.
         points: in the order of the audit.
         recommendation: in words, first the answer, then what it rests on.

@@ -178,7 +178,7 @@ def _row(content: Mapping[str, Any], offset: int, length: int) -> tuple[Any, ...
         "model": mapping(spec.get("model")).get("name"),
         "stage": spec.get("stage"),
         "data": mapping(spec.get("data")).get("name"),
-        "batch_size": len(content["scores"].get("psnr", ())),
+        "batch_size": max(map(len, content["scores"].values()), default=0),
         "batch": spec.get("batch"),
         "client": settings_text(spec.get("client")),
         "defenses": ", ".join(map(settings_text, component_list(spec.get("defenses")))),

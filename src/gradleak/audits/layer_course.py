@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from gradleak.reconstructions import Reconstruction, Snapshot
 from gradleak.threat import Observation, simulator
+from gradleak.tokens import NO_TOKEN
 
 MOMENTS = 8
 """Largest number of snapshots of a trial at which the layers are looked at."""
@@ -38,8 +40,8 @@ def layer_course(observation: Observation, result: Reconstruction) -> LayerCours
         update cannot be simulated.
     """
     snapshots = result.history.snapshots or (Snapshot(result.evaluations, result.inputs),)
-    finite = all(bool(torch.isfinite(snapshot.inputs).all()) for snapshot in snapshots)
-    if not finite or (observation.client is None and observation.update.kind != "gradient"):
+    complete = all(_complete(snapshot.inputs) for snapshot in snapshots)
+    if not complete or (observation.client is None and observation.update.kind != "gradient"):
         return LayerCourse()
     last = len(snapshots) - 1
     chosen = sorted({round(step * last / (MOMENTS - 1)) for step in range(MOMENTS)})
@@ -47,7 +49,9 @@ def layer_course(observation: Observation, result: Reconstruction) -> LayerCours
     targets = result.target_probabilities.to(task.device, task.dtype)
     distances: list[tuple[float, ...]] = []
     for position in chosen:
-        variable = task.encode(snapshots[position].inputs.to(task.device, task.dtype))
+        inputs = snapshots[position].inputs
+        # Ids stay as they are: half precision would round large ones to other tokens.
+        variable = task.encode(inputs.to(task.device, task.dtype) if inputs.is_floating_point() else inputs)
         with torch.no_grad():
             simulated = step(variable, targets)
         rows = [
@@ -59,3 +63,8 @@ def layer_course(observation: Observation, result: Reconstruction) -> LayerCours
         tuple(snapshots[position].evaluations for position in chosen),
         tuple(distances),
     )
+
+
+def _complete(inputs: Tensor) -> bool:
+    """Whether a candidate has a value everywhere: no NaN, and no position without a token."""
+    return bool(inputs.isfinite().all()) if inputs.is_floating_point() else bool((inputs != NO_TOKEN).all())

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from gradleak.audits.merits import PSNR, score_at
 from gradleak.audits.records import TrialRecord
 from gradleak.audits.summarizing import capture_of, cell_of, rate, settings_of
 from gradleak.audits.summary import Rate
@@ -22,12 +23,17 @@ class Declared(Protocol):
 
     @property
     def success_rate_at(self) -> float:
-        """PSNR in dB from which a batch counts as leaked."""
+        """From which value a batch counts as leaked: PSNR in dB, or token accuracy."""
         ...
 
     @property
     def below(self) -> float:
         """Share in (0, 1] that the success rate must stay below."""
+        ...
+
+    @property
+    def score(self) -> str | None:
+        """The column of scores that is compared with the threshold; None for the figure of merit of the data."""
         ...
 
 
@@ -36,12 +42,14 @@ class Checked:
     """One limit in one cell of the grid.
 
     Attributes:
-        threshold: PSNR in dB from which a batch counts as leaked.
+        threshold: value from which a batch counts as leaked: PSNR in dB, token accuracy, or what `score` says.
         below: share that must not be reached.
         cell: the settings of the cell, by dotted path; those of attacks are left out, for a batch counts as leaked
             when any attack reached the threshold on one of its images.
         leaked: batches that leaked, of those whose attacks all have a result.
         unfinished: batches without a leak on which an attack crashed.
+        score: the column of scores that was compared with the threshold.
+        trouble: why no trial can tell, such as a threshold in dB for texts; empty if they can.
     """
 
     threshold: float
@@ -49,6 +57,8 @@ class Checked:
     cell: Mapping[str, object]
     leaked: Rate
     unfinished: int
+    score: str = PSNR.score
+    trouble: str = ""
 
     @property
     def state(self) -> State:
@@ -62,9 +72,12 @@ class Checked:
     def describe(self) -> str:
         """What was found, and what to do where only trials are lacking."""
         found = (
-            f"{self.leaked.successes} of {self.leaked.trials} captured batches at {self.threshold:g} dB or more, "
+            f"{self.leaked.successes} of {self.leaked.trials} captured batches at "
+            f"{score_at(self.score, self.threshold)} or more, "
             f"95 % interval up to {100 * self.leaked.high:.1f} %; limit below {100 * self.below:g} %"
         )
+        if self.trouble:
+            return f"{self.trouble}; limit below {100 * self.below:g} %"
         if not self.leaked.trials:
             return f"no captured batch has all its results; limit below {100 * self.below:g} %"
         if self.state == "exceeded" and self.leaked.successes == 0:
@@ -104,12 +117,29 @@ def check_limits(records: Sequence[TrialRecord], limits: Sequence[Declared]) -> 
 def _checked(limit: Declared, cell: Mapping[str, object], batches: Sequence[Sequence[TrialRecord]]) -> Checked:
     outcomes: list[bool] = []
     unfinished = 0
+    score = limit.score or batches[0][0].merit.score
+    trouble = _trouble(score, limit.success_rate_at, batches)
+    if trouble:
+        # What cannot be exceeded would always be kept.
+        return Checked(limit.success_rate_at, limit.below, cell, rate([]), len(batches), score, trouble)
     for trials in batches:
         # A leak stays a leak, whatever the attacks without a result would have found.
-        if any(value >= limit.success_rate_at for trial in trials for value in trial.numbers("psnr")):
+        if any(value >= limit.success_rate_at for trial in trials for value in trial.numbers(score)):
             outcomes.append(True)
         elif any(trial.status == "error" for trial in trials):
             unfinished += 1
         else:
             outcomes.append(False)
-    return Checked(limit.success_rate_at, limit.below, cell, rate(outcomes), unfinished)
+    return Checked(limit.success_rate_at, limit.below, cell, rate(outcomes), unfinished, score)
+
+
+def _trouble(score: str, threshold: float, batches: Sequence[Sequence[TrialRecord]]) -> str:
+    """Why a limit says nothing about these trials, or an empty text."""
+    if threshold > (math.inf if score == PSNR.score else 1.0):
+        return (
+            f"no value of {score_at(score, threshold).rpartition(' ')[0]} reaches {threshold:g}: give a share up to 1"
+        )
+    merit = batches[0][0].merit
+    if score not in {name for name, _, _ in merit.columns}:
+        return f"a {merit.noun} has no score {score}"
+    return ""

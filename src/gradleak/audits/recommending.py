@@ -15,7 +15,7 @@ def recommendation(points: "Sequence[Point]", threshold: float, below: float) ->
 
     Args:
         points: of one model and data set.
-        threshold: PSNR in dB from which an image counts as reconstructed.
+        threshold: PSNR in dB, or token accuracy, from which an image or a text counts as reconstructed.
         below: what the upper end of the leak rate must not reach.
 
     Returns:
@@ -23,7 +23,7 @@ def recommendation(points: "Sequence[Point]", threshold: float, below: float) ->
     """
     if not points:
         return ()
-    limit = f"At the limit of {_POINTS * below:g} % of captured batches at {threshold:g} dB"
+    limit = f"At the limit of {_POINTS * below:g} % of captured batches at {points[0].judged.merit.at(threshold)}"
     stopping = sorted((point for point in points if point.state in {"stops", "bounded"}), key=_by_accuracy)
     held = [point for point in points if point.state == "open"]
     sentences: list[str] = []

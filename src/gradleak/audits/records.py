@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeAlias, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from gradleak.audits.merits import PSNR, TOKEN_ACCURACY, Merit
 from gradleak.clients import CLIENTS
 from gradleak.components import to_plain
 from gradleak.defenses import DEFENSES
@@ -51,6 +52,7 @@ class Course(BaseModel):
         objective: value at that point; not the best so far.
         snapshot_evaluations: count at each snapshot.
         psnr: dB, for each snapshot one value for each true example, in the pairing of the final result.
+        token_accuracy: the same of texts, whose `psnr` is empty.
         layers: names of the update's tensors.
         layer_distances: for some snapshots, one number for each tensor: the distance between the candidate's and the
             shared one, relative to the norm of the latter; NaN for a tensor of zeros.
@@ -63,6 +65,7 @@ class Course(BaseModel):
     objective: tuple[Number, ...] = ()
     snapshot_evaluations: tuple[int, ...] = ()
     psnr: tuple[tuple[Number, ...], ...] = ()
+    token_accuracy: tuple[tuple[Number, ...], ...] = ()
     layers: tuple[str, ...] = ()
     layer_distances: tuple[tuple[Number, ...], ...] = ()
     layer_evaluations: tuple[int, ...] = ()
@@ -122,6 +125,17 @@ class TrialRecord(BaseModel):
     def attack(self) -> str:
         """The attack's name, and the layers that it sees if it sees some only."""
         return attack_words(mapping(self.spec.get("attack")))
+
+    @property
+    def merit(self) -> Merit:
+        """By what its leakage is judged: a trial on texts has other scores than one on images."""
+        texts = "token_accuracy" in self.scores or mapping(self.spec.get("space")).get("name") == "TokenSpace"
+        return TOKEN_ACCURACY if texts else PSNR
+
+    @property
+    def leakage(self) -> tuple[float, ...]:
+        """The figure of merit of each private example; NaN where nothing was scored."""
+        return self.numbers(self.merit.score)
 
     @property
     def data(self) -> str:

@@ -147,16 +147,24 @@ class DataSpec(Part):
     _named = model_validator(mode="before")(staticmethod(by_name))
 
 
+LimitScore = Literal[
+    "psnr", "ssim", "correlation", "token_accuracy", "token_recall", "rouge1", "rouge2", "rougeL", "exact"
+]
+"""Columns of scores of which the highest is the worst."""
+
+
 class Limit(Part):
     """How much leakage is accepted.
 
     Attributes:
-        success_rate_at: the threshold in dB.
+        success_rate_at: the threshold: dB of PSNR for images, a share in (0, 1] for texts.
         below: largest accepted success rate, which the upper end of its 95 % interval must stay under.
+        score: what is compared with the threshold; None for PSNR of images and token accuracy of texts.
     """
 
     success_rate_at: float
     below: Annotated[float, Field(gt=0, le=1)]
+    score: LimitScore | None = None
 
 
 class TrainingData(Part):
@@ -276,7 +284,7 @@ class AuditSpec(Part):
         defense: axis of the compositions of defenses.
         attack: axis of the attacks.
         threat: axis of the threat models, as the settings of `ThreatModel`.
-        threshold: dB at which success rates are reported.
+        threshold: at which success rates are reported: dB of PSNR for images, token accuracy for texts.
         limit: what exit code 1 says was exceeded.
         price: how the settings are trained to learn their test accuracy; None for not at all.
         bound: for how many batches the ceiling of any attacker is computed; None for none.

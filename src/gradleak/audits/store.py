@@ -1,8 +1,8 @@
-"""The folder of a run: `trials.jsonl`, `images/<id>.safetensors`, and what is made from them at will.
+"""The folder of a run: `trials.jsonl`, `images/<id>.safetensors` or `texts/<id>.json`, and what is made from them.
 
-One line is one trial. Images are written first, so that no line points to nothing; a line that was cut off by a kill
-or a full disk is left out with a warning, and cut away before the next one is written. `pictures/<id>.png` and
-`index.sqlite` can be deleted at any time.
+One line is one trial. Images and texts are written first, so that no line points to nothing; a line that was cut off
+by a kill or a full disk is left out with a warning, and cut away before the next one is written. `pictures/<id>.png`
+and `index.sqlite` can be deleted at any time.
 """
 
 import os
@@ -16,13 +16,14 @@ from safetensors.torch import save
 
 from gradleak.audits import export, index, lock
 from gradleak.audits.bounds import BoundFacts, BoundRecord, read_bounds
-from gradleak.audits.ceiling_words import bound_sentences, ceiling_sentence, span_words
+from gradleak.audits.ceiling_words import TOKENS, bound_sentences, ceiling_sentence, span_words
 from gradleak.audits.ceilings import Ceiling, Span, ceilings_of
 from gradleak.audits.declared import Declared, read_declared
 from gradleak.audits.files import clear_words, remove_parts, write_whole
 from gradleak.audits.frontier import Frontier, Interval, Point, frontiers_of
 from gradleak.audits.limits import Checked, check_limits
 from gradleak.audits.lines import append_lines, read_at, repair
+from gradleak.audits.merits import MERITS, PSNR, TOKEN_ACCURACY, Merit
 from gradleak.audits.pictures import encode_png, is_image, side_by_side
 from gradleak.audits.prices import PriceRecord, read_prices
 from gradleak.audits.pricing_keys import setting_key
@@ -52,6 +53,7 @@ from gradleak.audits.summary import (
     Summary,
     leak_at,
 )
+from gradleak.audits.texts import Run, Text, TrialTexts, compared, from_bytes, to_bytes
 from gradleak.audits.trial import TrialImages
 from gradleak.errors import BadInput
 from gradleak.tensorfiles import read_safetensors
@@ -59,7 +61,10 @@ from gradleak.tensorfiles import read_safetensors
 # A report reads this module and nothing else, so everything that it needs of a record has its name here.
 __all__ = [
     "CLOSE_DB",
+    "MERITS",
+    "PSNR",
     "RECOGNIZABLE_DB",
+    "TOKEN_ACCURACY",
     "BaselineRow",
     "BoundFacts",
     "BoundRecord",
@@ -75,20 +80,25 @@ __all__ = [
     "ImageLeak",
     "Interval",
     "Leak",
+    "Merit",
     "PackedTrial",
     "Point",
     "PriceRecord",
     "Rate",
+    "Run",
     "Span",
     "Spread",
     "Store",
     "Summary",
+    "Text",
     "TrialImages",
     "TrialRecord",
+    "TrialTexts",
     "bound_sentences",
     "bounds_of",
     "capture_of",
     "ceiling_sentence",
+    "compared",
     "column_numbers",
     "component_list",
     "encode_png",
@@ -141,13 +151,22 @@ class Contents:
         if not (self.prices or self.declared.priced):
             return ()
         limit = next(iter(self.declared.limits), None)
-        at, below = (self.declared.thresholds[0], None) if limit is None else (limit.success_rate_at, limit.below)
+        merit = self.summary.merit
+        at, below = merit.thresholds(self.declared.thresholds)[0], None
+        # A limit of another score, or one that such data cannot reach, is none of the leaks that a frontier shows.
+        if limit is not None and limit.score in {None, merit.score} and limit.success_rate_at <= merit.highest:
+            at, below = limit.success_rate_at, limit.below
         return frontiers_of(self.summary.groups, self.prices, threshold=at, below=below, ceilings=self.ceilings)
 
     @cached_property
     def ceilings(self) -> dict[str, Ceiling]:
         """What bounds say about settings, by key; empty for an audit that asked for none."""
         return ceilings_of(self.summary.groups, self.records, self.bounds)
+
+    @property
+    def without_bounds(self) -> str:
+        """Why there are none although they were asked for, or an empty text."""
+        return TOKENS if self.declared.bounded and self.summary.merit == TOKEN_ACCURACY else ""
 
     def ceiling_of(self, group: Group) -> Ceiling | None:
         """That of the setting of a group, if it has one."""
@@ -167,24 +186,27 @@ class PackedTrial:
         id: of the trial.
         line: JSON with the line's end.
         images: a safetensors file; None for a trial without images.
+        texts: a JSON file; None for a trial without texts.
     """
 
     id: str
     line: bytes
     images: bytes | None
+    texts: bytes | None = None
 
 
-def pack(record: TrialRecord, images: TrialImages | None = None) -> PackedTrial:
-    """A record and its images as bytes."""
+def pack(record: TrialRecord, shown: TrialImages | TrialTexts | None = None) -> PackedTrial:
+    """A record and its images or texts as bytes."""
     content: bytes | None = None
-    if images is not None:
+    texts = to_bytes(record.id, shown) if isinstance(shown, TrialTexts) else None
+    if isinstance(shown, TrialImages):
         tensors = {
-            "truth": images.truth.contiguous(),
-            "reconstruction": images.reconstruction.contiguous(),
-            "snapshots": images.snapshots.contiguous(),
+            "truth": shown.truth.contiguous(),
+            "reconstruction": shown.reconstruction.contiguous(),
+            "snapshots": shown.snapshots.contiguous(),
         }
         content = save(tensors, {"id": record.id})
-    return PackedTrial(record.id, record.to_line().encode() + b"\n", content)
+    return PackedTrial(record.id, record.to_line().encode() + b"\n", content, texts)
 
 
 @dataclass(frozen=True)
@@ -261,17 +283,17 @@ class Store:
         """The records alone; see `contents`."""
         return self.contents().records
 
-    def append(self, record: TrialRecord, images: TrialImages | None = None) -> None:
+    def append(self, record: TrialRecord, shown: TrialImages | TrialTexts | None = None) -> None:
         """Add a trial; when this returns, its line is on the disk.
 
         Args:
             record: becomes one line.
-            images: written before that line.
+            shown: images or texts, written before that line.
 
         Raises:
             BadInput: when the folder is read-only or the disk is full.
         """
-        self.append_all([pack(record, images)])
+        self.append_all([pack(record, shown)])
 
     def append_all(self, trials: Sequence[PackedTrial]) -> None:
         """Add trials with one wait for the disk; when this returns, their lines are on the disk.
@@ -290,6 +312,8 @@ class Store:
             for trial in trials:
                 if trial.images is not None:
                     write_whole(self._images_of(trial.id), trial.images, durable=False)
+                if trial.texts is not None:
+                    write_whole(self._texts_of(trial.id), trial.texts, durable=False)
                 lines.append(trial.line)
         finally:
             if lines:
@@ -306,7 +330,7 @@ class Store:
             BadInput: when another process is writing, or the folder cannot be written.
         """
         with lock.exclusive(self.folder):
-            for folder in (self.folder, self.folder / "images", self.folder / "pictures"):
+            for folder in (self.folder, *(self.folder / name for name in ("images", "texts", "pictures"))):
                 remove_parts(folder)
             yield (_CUT_OFF.format(self.lines.name),) if repair(self.lines) else ()
 
@@ -387,6 +411,21 @@ class Store:
             raise BadInput([f"{path}: expected the tensors of a trial, got none named {sorted(missing)}; remove it"])
         return TrialImages(tensors["truth"], tensors["reconstruction"], tensors["snapshots"])
 
+    def texts(self, record: TrialRecord) -> TrialTexts | None:
+        """The texts of a trial.
+
+        Returns:
+            The texts, or None if there is no file.
+
+        Raises:
+            BadInput: when the file is damaged.
+        """
+        path = self._texts_of(record.id)
+        if not path.is_file() or path.stat().st_size == 0:
+            return None
+        with clear_words(path):
+            return from_bytes(path.read_bytes(), str(path))
+
     def write(self, name: str, content: bytes) -> Path:
         """Write a file of the folder, whole or not at all.
 
@@ -406,3 +445,6 @@ class Store:
 
     def _images_of(self, identity: str) -> Path:
         return self.folder / "images" / f"{identity}.safetensors"
+
+    def _texts_of(self, identity: str) -> Path:
+        return self.folder / "texts" / f"{identity}.json"

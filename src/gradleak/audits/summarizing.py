@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from gradleak.audits.merits import PSNR, Merit
 from gradleak.audits.records import Columns, TrialRecord, column_numbers, component_list, mapping, settings_text
 from gradleak.audits.summary import (
     CLOSE_DB,
@@ -15,6 +16,7 @@ from gradleak.audits.summary import (
     ImageLeak,
     Leak,
     Rate,
+    Spread,
     Summary,
     spread_of,
 )
@@ -29,7 +31,8 @@ def summarize(records: Sequence[TrialRecord], thresholds: Sequence[float] = (REC
 
     Args:
         records: of one store.
-        thresholds: PSNR in dB at which success rates are given.
+        thresholds: at which success rates are given: PSNR in dB, or token accuracy; two usual ones for a kind of data
+            that can reach none of them.
 
     Returns:
         Figures; NaN where nothing was scored.
@@ -89,10 +92,13 @@ def _group(
     members: Sequence[TrialRecord], beside: Sequence[Sequence[TrialRecord]], thresholds: Sequence[float]
 ) -> Group:
     first = members[0]
-    psnr = [record.numbers("psnr") for record in members]
-    pooled = [value for values in psnr for value in values]
-    clusters = [position for position, values in enumerate(psnr) for _ in values]
-    interval = bootstrap_median(pooled, clusters, seed=0)
+    merit = first.merit
+    thresholds = merit.thresholds(thresholds)
+    found = [record.leakage for record in members]
+    pooled = [value for values in found for value in values]
+    clusters = [position for position, values in enumerate(found) for _ in values]
+    median = bootstrap_median(pooled, clusters, seed=0)
+    interval, none = (median.low, median.high), (math.nan, math.nan)
     return Group(
         data=first.data,
         attack=first.attack,
@@ -104,12 +110,12 @@ def _group(
         trials=len(members),
         images=len(pooled),
         statuses=_counts(record.status for record in members),
-        psnr=spread_of(pooled),
-        psnr_interval=(interval.low, interval.high),
+        psnr=spread_of(_pooled(members, lambda record: record.numbers("psnr"))),
+        psnr_interval=interval if merit == PSNR else none,
         ssim=spread_of(_pooled(members, lambda record: record.numbers("ssim"))),
         correlation=spread_of(_pooled(members, lambda record: record.numbers("correlation"))),
         leaks=leaks_of(
-            psnr, thresholds, list(map(_chance, members)), [record.status == "converged" for record in members]
+            found, thresholds, list(map(_chance, members)), [record.status == "converged" for record in members]
         ),
         targets_correct=_targets(members),
         evaluations=_median([float(record.evaluations) for record in members]),
@@ -117,11 +123,15 @@ def _group(
         training_steps=_median([_training_steps(record) for record in members]),
         baselines=_baselines(members, thresholds),
         differences=tuple(_difference(members, others) for others in beside),
+        score=merit.score,
+        scores=_text_spreads(merit, lambda score: _pooled(members, lambda record: record.numbers(score))),
+        score_interval=none if merit == PSNR else interval,
+        exact=_pooled(members, lambda record: record.numbers("exact")).count(1.0),
     )
 
 
 def leaks_of(
-    psnr: Sequence[Sequence[float]],
+    found: Sequence[Sequence[float]],
     thresholds: Sequence[float],
     chance: Sequence[Sequence[float]] | None = None,
     reproduced: Sequence[bool] | None = None,
@@ -129,42 +139,47 @@ def leaks_of(
     """How many batches and images reached each threshold.
 
     Args:
-        psnr: dB, of every image of every batch.
-        thresholds: dB.
-        chance: dB of the best answer without the update, likewise; None for none.
+        found: PSNR in dB, or token accuracy, of every image of every batch.
+        thresholds: likewise.
+        chance: of the best answer without the update, likewise; None for none.
         reproduced: whether the attack reproduced the update of each batch; None if there was no attack.
 
     Returns:
         One entry for each threshold.
     """
     if chance is None:
-        chance = [[-math.inf] * len(values) for values in psnr]
-    settled = [True] * len(psnr) if reproduced is None else reproduced
-    found: list[Leak] = []
+        chance = [[-math.inf] * len(values) for values in found]
+    settled = [True] * len(found) if reproduced is None else reproduced
+    leaks: list[Leak] = []
     for threshold in thresholds:
-        reached = [[value >= threshold for value in values] for values in psnr]
+        reached = [[value >= threshold for value in values] for values in found]
         beyond = [
             any(value >= threshold and value > least for value, least in zip(values, others, strict=True))
-            for values, others in zip(psnr, chance, strict=True)
+            for values, others in zip(found, chance, strict=True)
         ]
         unsettled = sum(not leaked and not done for leaked, done in zip(beyond, settled, strict=True))
-        found.append(
+        leaks.append(
             Leak(
                 threshold,
                 batches=rate([any(row) for row in reached]),
                 images=sum(map(sum, reached)),
-                of=sum(map(len, psnr)),
+                of=sum(map(len, found)),
                 beyond=rate(beyond),
                 unsettled=unsettled,
                 at_most=wilson_interval(sum(beyond) + unsettled, len(beyond))[1],
             )
         )
-    return tuple(found)
+    return tuple(leaks)
+
+
+def _text_spreads(merit: Merit, column: Callable[[str], Sequence[float]]) -> dict[str, Spread]:
+    """Every column that only texts have; none for images."""
+    return {} if merit == PSNR else {name: spread_of(column(name)) for name, _, _ in merit.columns}
 
 
 def _chance(record: TrialRecord) -> list[float]:
-    """PSNR of the best answer without the update, for each image; minus infinity where none is scored."""
-    columns = [_baseline_column(record, name, "psnr") for name in record.baselines]
+    """Figure of merit of the best answer without the update, for each image; minus infinity where none is scored."""
+    columns = [_baseline_column(record, name, record.merit.score) for name in record.baselines]
     return [
         max((column[row] for column in columns if not math.isnan(column[row])), default=-math.inf)
         for row in range(record.batch_size)
@@ -179,12 +194,12 @@ def _difference(members: Sequence[TrialRecord], others: Sequence[TrialRecord]) -
     for record in members:
         partner = partners.get(capture_of(record))
         if partner is not None:
-            own, theirs = record.numbers("psnr"), partner.numbers("psnr")
+            own, theirs = record.leakage, partner.leakage
             # Two exact answers are equally good, whatever infinity minus infinity may be.
             gaps += [0.0 if one == other else one - other for one, other in zip(own, theirs, strict=True)]
             clusters += [record.id] * len(own)
-    found = bootstrap_median(gaps, clusters, seed=0)
-    return Difference(members[0].attack, others[0].attack, found.median, found.low, found.high, found.clusters)
+    found, score = bootstrap_median(gaps, clusters, seed=0), members[0].merit.score
+    return Difference(members[0].attack, others[0].attack, found.median, found.low, found.high, found.clusters, score)
 
 
 def capture_of(record: TrialRecord) -> str:
@@ -203,6 +218,7 @@ def _training_steps(record: TrialRecord) -> float:
 
 def _baselines(members: Sequence[TrialRecord], thresholds: Sequence[float]) -> tuple[BaselineRow, ...]:
     names = list(dict.fromkeys(name for record in members for name in record.baselines))
+    merit = members[0].merit
 
     def column(name: str, metric: str) -> list[float]:
         return _pooled(members, lambda record: _baseline_column(record, name, metric))
@@ -213,7 +229,10 @@ def _baselines(members: Sequence[TrialRecord], thresholds: Sequence[float]) -> t
             spread_of(column(name, "psnr")),
             spread_of(column(name, "ssim")),
             spread_of(column(name, "correlation")),
-            leaks_of([_baseline_column(record, name, "psnr") for record in members], thresholds),
+            leaks_of([_baseline_column(record, name, merit.score) for record in members], thresholds),
+            merit.score,
+            _text_spreads(merit, lambda score, name=name: column(name, score)),
+            column(name, "exact").count(1.0),
         )
         for name in names
     )
@@ -229,16 +248,30 @@ def _images(records: Sequence[TrialRecord]) -> tuple[ImageLeak, ...]:
     best: dict[tuple[str, int], ImageLeak] = {}
     for record in records:
         where = json.dumps(record.spec.get("data"), sort_keys=True)
-        psnr = record.numbers("psnr")
-        baselines = [_baseline_column(record, name, "psnr") for name in record.baselines]
+        score, found = record.merit.score, record.leakage
+        baselines = [_baseline_column(record, name, score) for name in record.baselines]
         for row, example in enumerate(record.examples):
-            old = best.get((where, example), ImageLeak(record.data, example, math.nan, "", "", 0, math.nan))
-            baseline = spread_of([old.baseline_psnr, *(column[row] for column in baselines)]).worst
-            if not math.isnan(psnr[row]) and not psnr[row] <= old.psnr:
-                best[where, example] = ImageLeak(old.data, example, psnr[row], record.attack, record.id, row, baseline)
-            else:
-                best[where, example] = replace(old, baseline_psnr=baseline)
+            none = ImageLeak(record.data, example, math.nan, "", "", 0, math.nan, score)
+            old = best.get((where, example), none)
+            old = replace(old, baseline=spread_of([old.baseline, *(column[row] for column in baselines)]).worst)
+            # An exact text takes the place of one with every token of the true one and some more.
+            exact = bool(record.numbers("exact")[row] == 1.0)
+            if not math.isnan(found[row]) and (not found[row] <= old.best or (exact and not old.exact)):
+                old = replace(old, best=found[row], attack=record.attack, trial=record.id, row=row)
+            best[where, example] = _with_words(replace(old, exact=old.exact or exact), record, row)
     return tuple(best.values())
+
+
+def _with_words(leak: ImageLeak, record: TrialRecord, row: int) -> ImageLeak:
+    """The same with what a trial found of a text's tokens in any order; images stay as they are."""
+    if record.merit == PSNR:
+        return leak
+    chance = [_baseline_column(record, name, "token_recall")[row] for name in record.baselines]
+    return replace(
+        leak,
+        recall=spread_of([leak.recall, record.numbers("token_recall")[row]]).worst,
+        baseline_recall=spread_of([leak.baseline_recall, *chance]).worst,
+    )
 
 
 def _targets(members: Sequence[TrialRecord]) -> Rate | None:

@@ -1,7 +1,7 @@
 """The figures of a report.
 
-"Worst" is worst for the owner of the data: the highest PSNR, SSIM or correlation. One leaked face is a leak, so it
-always stands beside the median.
+"Worst" is worst for the owner of the data: the highest PSNR, SSIM or correlation, or share of a text. One leaked face
+is a leak, so it always stands beside the median.
 """
 
 import math
@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from gradleak.audits.merits import MERITS, PSNR, Merit
 from gradleak.scoring.statistics import quantiles
 
-RECOGNIZABLE_DB = 20.0
+RECOGNIZABLE_DB = PSNR.recognizable
 """From here on the content of a small image is plain to see."""
 
-CLOSE_DB = 30.0
+CLOSE_DB = PSNR.close
 """From here on a small image and its copy are hard to tell apart."""
 
 Level = Literal["leak", "partial", "none", "unknown"]
@@ -55,7 +56,7 @@ class Leak:
     """How much came back at one threshold; what was not scored counts as not reconstructed.
 
     Attributes:
-        threshold: PSNR in dB.
+        threshold: PSNR in dB, or token accuracy.
         batches: captured batches of which at least one image reached the threshold. Batches are drawn independently,
             images of one batch share an update, so the interval is over batches.
         images: private examples that reached it.
@@ -83,23 +84,35 @@ def leak_at(leaks: Sequence[Leak], threshold: float) -> Leak:
 
 @dataclass(frozen=True)
 class BaselineRow:
-    """What an answer without any attack scored on the same private examples."""
+    """What an answer without any attack scored on the same private examples; see `Group`."""
 
     name: str
     psnr: Spread
     ssim: Spread
     correlation: Spread
     leaks: tuple[Leak, ...]
+    score: str = PSNR.score
+    scores: Mapping[str, Spread] = field(default_factory=dict[str, Spread])
+    exact: int = 0
+
+    @property
+    def leakage(self) -> Spread:
+        """Of the figure of merit."""
+        return self.spread(self.score)
+
+    def spread(self, score: str) -> Spread:
+        """Of one column of scores."""
+        return _spread(self, score)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Median over private examples of how many dB one attack is above another on the same update.
+    """Median over private examples of how far one attack is above another on the same update.
 
     Attributes:
         attack: the one.
         other: the other.
-        median: dB, positive where `attack` is ahead.
+        median: dB, or token accuracy; positive where `attack` is ahead.
         low: lower end of the 95 % interval, from resampling captured batches.
         high: upper end.
         captures: batches that both attacked.
@@ -111,6 +124,7 @@ class Difference:
     low: float
     high: float
     captures: int
+    score: str = PSNR.score
 
 
 @dataclass(frozen=True)
@@ -139,6 +153,10 @@ class Group:
         training_steps: median over trials of the cost in training steps of the same batch; NaN where not measured.
         baselines: for the same examples.
         differences: from the other attacks on the same updates.
+        score: the column of scores by which leakage is judged.
+        scores: of texts, each column of theirs; the three above are NaN then.
+        score_interval: the same as `psnr_interval`, of that column of texts.
+        exact: how many texts were recovered word for word.
     """
 
     data: str
@@ -162,6 +180,35 @@ class Group:
     training_steps: float
     baselines: tuple[BaselineRow, ...]
     differences: tuple[Difference, ...] = ()
+    score: str = PSNR.score
+    scores: Mapping[str, Spread] = field(default_factory=dict[str, Spread])
+    score_interval: tuple[float, float] = (math.nan, math.nan)
+    exact: int = 0
+
+    @property
+    def merit(self) -> Merit:
+        """By what leakage is judged."""
+        return MERITS[self.score]
+
+    @property
+    def leakage(self) -> Spread:
+        """Of the figure of merit."""
+        return self.spread(self.score)
+
+    @property
+    def leakage_interval(self) -> tuple[float, float]:
+        """95 % interval of its median."""
+        return self.psnr_interval if self.score == PSNR.score else self.score_interval
+
+    def spread(self, score: str) -> Spread:
+        """Of one column of scores."""
+        return _spread(self, score)
+
+
+def _spread(row: Group | BaselineRow, score: str) -> Spread:
+    """The three columns of images have fields of their own, which programs read."""
+    usual = {"psnr": row.psnr, "ssim": row.ssim, "correlation": row.correlation}
+    return usual[score] if score in usual else row.scores.get(score, Spread(math.nan, math.nan, 0))
 
 
 @dataclass(frozen=True)
@@ -171,24 +218,52 @@ class ImageLeak:
     Attributes:
         data: name of the data set.
         example: its position there.
-        psnr: dB, of the best reconstruction; NaN if none has one.
+        best: the figure of merit of the best reconstruction: PSNR in dB, or token accuracy; NaN if none has one.
         attack: which made it, or an empty text.
         trial: the id of that trial, or an empty text.
         row: the example's row in that trial.
-        baseline_psnr: dB, of the best answer without any attack; NaN if none has one.
+        baseline: the same of the best answer without any attack; NaN if none has one.
+        score: the column of that figure.
+        exact: of texts, whether some attack recovered it word for word.
+        recall: of texts, the largest share of distinct tokens that an attack found, in any order; NaN if unknown.
+        baseline_recall: the same of answers without any attack.
     """
 
     data: str
     example: int
-    psnr: float
+    best: float
     attack: str
     trial: str
     row: int
-    baseline_psnr: float
+    baseline: float
+    score: str = PSNR.score
+    exact: bool = False
+    recall: float = math.nan
+    baseline_recall: float = math.nan
 
-    def above(self, threshold_db: float) -> bool:
+    @property
+    def merit(self) -> Merit:
+        """By what leakage is judged."""
+        return MERITS[self.score]
+
+    @property
+    def psnr(self) -> float:
+        """The figure in dB; NaN for a text."""
+        return self.best if self.score == PSNR.score else math.nan
+
+    @property
+    def baseline_psnr(self) -> float:
+        """The same of the best answer without any attack."""
+        return self.baseline if self.score == PSNR.score else math.nan
+
+    @property
+    def as_words(self) -> bool:
+        """Of texts, whether an attack found nearly all tokens, order aside, and more than looking at no update does."""
+        return self.recall >= self.merit.close and not self.baseline_recall >= self.recall
+
+    def above(self, threshold: float) -> bool:
         """Whether an attack reached the threshold, and more than looking at no update does."""
-        return self.psnr >= threshold_db and not self.baseline_psnr >= self.psnr
+        return self.best >= threshold and not self.baseline >= self.best
 
 
 @dataclass(frozen=True)
@@ -211,29 +286,50 @@ class Summary:
         return sum(self.statuses.values())
 
     @property
+    def merit(self) -> Merit:
+        """By what leakage is judged: that of the first private example, since a run has one kind of data."""
+        return self.images[0].merit if self.images else PSNR
+
+    @property
+    def own(self) -> tuple[ImageLeak, ...]:
+        """The private examples of that kind."""
+        return tuple(image for image in self.images if image.score == self.merit.score)
+
+    @property
     def best(self) -> Spread:
-        """PSNR of the best reconstruction of each private example, in dB."""
-        return spread_of([image.psnr for image in self.images])
+        """Figure of merit of the best reconstruction of each private example: PSNR in dB, or token accuracy."""
+        return spread_of([image.best for image in self.own])
 
     @property
     def worst(self) -> ImageLeak | None:
-        """The private example with the best reconstruction, or None if no reconstruction has a PSNR."""
-        scored = [image for image in self.images if not math.isnan(image.psnr)]
-        return max(scored, key=lambda image: image.psnr) if scored else None
+        """The private example with the best reconstruction, or None if no reconstruction has a score."""
+        scored = [image for image in self.own if not math.isnan(image.best)]
+        return max(scored, key=lambda image: (image.best, image.exact)) if scored else None
 
-    def above(self, threshold_db: float) -> int:
-        """How many private examples an attack reconstructed at this PSNR or better, baselines excluded."""
-        return sum(image.above(threshold_db) for image in self.images)
+    @property
+    def exact(self) -> int:
+        """How many private texts an attack recovered word for word."""
+        return sum(image.exact for image in self.own)
+
+    @property
+    def as_words(self) -> int:
+        """Of how many private texts an attack found nearly all tokens, order aside."""
+        return sum(image.as_words for image in self.own)
+
+    def above(self, threshold: float) -> int:
+        """How many private examples an attack reconstructed at this threshold or better, baselines excluded."""
+        return sum(image.above(threshold) for image in self.own)
 
     @property
     def level(self) -> Level:
         """The verdict.
 
-        `leak` if an image is close, `partial` if one is recognizable; otherwise `none` only if some attack did
-        reproduce the update and still found another image, and `unknown` if every attack failed.
+        `leak` if an image is close, `partial` if one is recognizable (or if nearly all words of a text are known, order
+        aside); otherwise `none` only if some attack did reproduce the update and still found another image, and
+        `unknown` if every attack failed.
         """
-        if self.above(CLOSE_DB):
+        if any(image.above(image.merit.close) or image.exact for image in self.images):
             return "leak"
-        if self.above(RECOGNIZABLE_DB):
+        if any(image.above(image.merit.recognizable) or image.as_words for image in self.images):
             return "partial"
         return "none" if self.best.scored and self.statuses.get("converged") else "unknown"

@@ -16,6 +16,7 @@ from gradleak.audits.costs import training_step_seconds
 from gradleak.audits.environment import environment
 from gradleak.audits.layer_course import LayerCourse, layer_course
 from gradleak.audits.records import Columns, Course, TrialRecord, TrialStatus, plain, record_id
+from gradleak.audits.texts import TrialTexts, moments, texts_of
 from gradleak.captures import Truth, capture
 from gradleak.clients import Client, Gradient
 from gradleak.defenses import Defense
@@ -23,8 +24,10 @@ from gradleak.reconstructions import History, Reconstruction
 from gradleak.scoring import Scores, baseline_scores, peak_signal_noise_ratio, score
 from gradleak.scoring.pairing import in_true_order
 from gradleak.scoring.scores import clamp
+from gradleak.scoring.texts import in_true_order_of_texts
 from gradleak.tasks import Task
 from gradleak.threat import Observation, ThreatModel
+from gradleak.tokens import TokenSpace
 
 POINTS = 150
 """Largest number of points of a course that a record keeps."""
@@ -113,7 +116,7 @@ class TrialImages:
 
 def run_trial(
     trial: Trial, *, command: str | None = None, progress: Progress | None = None
-) -> tuple[TrialRecord, TrialImages]:
+) -> tuple[TrialRecord, TrialImages | TrialTexts]:
     """Attack, score, and compare with what chance would have scored.
 
     An attack that raises an exception has status `error`, its traceback, and scores that are all NaN.
@@ -124,7 +127,7 @@ def run_trial(
         progress: handed to the attack.
 
     Returns:
-        The record, and the images.
+        The record, and the images, or the texts where inputs are tokens.
 
     Raises:
         BadInput: when batch, client, defenses or reference do not fit the task; nothing was attacked then.
@@ -159,6 +162,8 @@ def run_trial(
         course=_course(result.history, snapshots, truth, layer_course(observation, result)),
         environment=environment(trial.task, command=command),
     )
+    if isinstance(truth.space, TokenSpace):
+        return record, _texts(result, scores, truth, truth.space, snapshots)
     reconstruction = in_true_order(result.inputs, scores.paired_with)
     return record, TrialImages(truth.inputs.cpu().float(), reconstruction.float(), snapshots.float())
 
@@ -188,15 +193,31 @@ def _attempt(trial: Trial, observation: Observation, truth: Truth, progress: Pro
 
 def _snapshots(result: Reconstruction, scores: Scores, truth: Truth) -> Tensor:
     """Snapshots `[S, N, ...]` in the pairing of the final result, so that a row follows one example."""
-    ordered = [in_true_order(snapshot.inputs, scores.paired_with) for snapshot in result.history.snapshots]
+    in_order = in_true_order_of_texts if isinstance(truth.space, TokenSpace) else in_true_order
+    ordered = [in_order(snapshot.inputs, scores.paired_with) for snapshot in result.history.snapshots]
     return torch.stack(ordered) if ordered else torch.empty((0, *truth.inputs.shape), dtype=torch.float64)
 
 
+def _texts(result: Reconstruction, scores: Scores, truth: Truth, space: TokenSpace, snapshots: Tensor) -> TrialTexts:
+    """What a trial on tokens leaves to read."""
+    kept = moments(len(snapshots))
+    return TrialTexts(
+        truth=texts_of(truth.inputs, space),
+        recovered=texts_of(in_true_order_of_texts(result.inputs, scores.paired_with), space),
+        snapshots=tuple(texts_of(snapshots[position], space) for position in kept),
+        evaluations=tuple(result.history.snapshots[position].evaluations for position in kept),
+    )
+
+
 def _course(history: History, snapshots: Tensor, truth: Truth, layers: LayerCourse) -> Course:
-    kept = thinned(history.objective, POINTS)
+    # An attack may be foreign code, whose account of itself is no reason to lose its result.
+    kept = thinned(history.objective[: len(history.evaluations)], POINTS)
     bounds = truth.space.bounds
     psnr: tuple[tuple[float, ...], ...] = ()
-    if bounds is not None:
+    accuracy: tuple[tuple[float, ...], ...] = ()
+    if isinstance(truth.space, TokenSpace):
+        accuracy = tuple(_token_accuracy(moment, truth.inputs, truth.space) for moment in snapshots)
+    elif bounds is not None:
         psnr = tuple(
             tuple(
                 peak_signal_noise_ratio(clamp(moment, bounds), truth.inputs, data_range=bounds[1] - bounds[0]).tolist()
@@ -208,10 +229,18 @@ def _course(history: History, snapshots: Tensor, truth: Truth, layers: LayerCour
         objective=tuple(history.objective[position] for position in kept),
         snapshot_evaluations=tuple(snapshot.evaluations for snapshot in history.snapshots),
         psnr=psnr,
+        token_accuracy=accuracy,
         layers=layers.names,
         layer_distances=layers.distances,
         layer_evaluations=layers.evaluations,
     )
+
+
+def _token_accuracy(tokens: Tensor, true: Tensor, space: TokenSpace) -> tuple[float, ...]:
+    """Share of right tokens of each text `[N, T]`, padding aside: the column of the scores, without its company."""
+    kept = torch.ones_like(true, dtype=torch.bool) if space.padding is None else true != space.padding
+    right = ((tokens.to(true.device) == true) & kept).sum(dim=1).double() / kept.sum(dim=1)
+    return tuple(right.tolist())
 
 
 def thinned(values: Sequence[float], limit: int) -> list[int]:

@@ -16,6 +16,8 @@ from torch import Tensor
 from gradleak.attacks import ATTACKS, Attack, learned
 from gradleak.attacks.mismatch import mismatch
 from gradleak.audits.pictures import encode_png, is_image
+from gradleak.audits.texts import Text as Recovered
+from gradleak.audits.texts import texts_of
 from gradleak.cli import loading
 from gradleak.cli.clients import ClientName, ClientSettings
 from gradleak.cli.console import console, facts_table, number, print_json, progress_reporter
@@ -24,6 +26,7 @@ from gradleak.errors import BadInput, refuse
 from gradleak.reconstructions import Reconstruction
 from gradleak.tasks import ImageSpace, InputSpace
 from gradleak.threat import Observation
+from gradleak.tokens import TokenSpace
 
 # Pictures are enlarged by a whole number to about this many pixels, so that single ones of the original are visible.
 _PICTURE_SIDE = 256
@@ -61,6 +64,7 @@ def attack(
     defense: DefenseWords = None,
     mode: loading.ModeName = None,
     dropout: loading.DropoutName = None,
+    tokenizer: loading.Tokenizer = None,
     threads: loading.Threads = 1,
     as_json: loading.AsJson = False,
 ) -> None:
@@ -88,6 +92,7 @@ def attack(
         client=client,
         client_settings=tuple(client_set or ()),
         defenses=tuple(defense or ()),
+        tokenizer=tokenizer,
     )
     evidence, task = loading.load(words)
     observation = evidence.observation(task)
@@ -96,6 +101,9 @@ def attack(
         reconstruction = chosen(observation, seed=seed, progress=progress)
     written = [] if out is None else _write(out, reconstruction, task.space, seed)
     facts = _facts(reconstruction, observation, chosen, seed, written)
+    texts = _texts(reconstruction, task.space)
+    if texts is not None:
+        facts |= {"texts": [text.readable for text in texts], "tokens": [list(text.ids) for text in texts]}
     if as_json:
         print_json(facts)
     else:
@@ -189,7 +197,10 @@ def _facts(
 
 def _print_table(update: Path, reconstruction: Reconstruction, facts: dict[str, object]) -> None:
     nothing = reconstruction.status == "not_applicable"
-    labels = "-" if nothing else ", ".join(map(str, reconstruction.targets.tolist()))
+    classes = reconstruction.targets.tolist() if reconstruction.targets.dim() == 1 else []
+    labels = "-" if nothing or not classes else ", ".join(map(str, classes))
+    texts = facts.get("texts", [])
+    assert isinstance(texts, list)
     relative = facts["relative_error"]
     assert isinstance(relative, float)  # as _facts made it
     written = facts["written"]
@@ -201,7 +212,8 @@ def _print_table(update: Path, reconstruction: Reconstruction, facts: dict[str, 
         ("relative error", f"{number(relative)} (squared, of the update)"),
         ("evaluations", str(reconstruction.evaluations)),
         ("seconds", f"{reconstruction.seconds:.1f}"),
-        ("labels", labels + (" (given)" if reconstruction.targets_given else " (recovered)" if not nothing else "")),
+        ("labels", labels + (" (given)" if reconstruction.targets_given else " (recovered)" if labels != "-" else "")),
+        *((f"text {place}", str(text) or "-") for place, text in enumerate(texts) if not nothing),
         ("tried", "\n".join(reconstruction.trace)),
         ("threat model", str(facts["threat"])),
         ("written", "\n".join(map(str, written)) if written else "nothing"),
@@ -236,6 +248,9 @@ def _write(out: Path, reconstruction: Reconstruction, space: InputSpace, seed: i
                 folder / "reconstruction.safetensors",
                 metadata={"gradleak": json.dumps(facts)},
             )
+            texts = _texts(reconstruction, space)
+            if texts is not None:
+                (folder / "texts.txt").write_text("".join(f"{text.readable}\n" for text in texts), encoding="utf-8")
             for name, image in _pictures(inputs, targets, space).items():
                 (folder / name).write_bytes(image)
             names = sorted(path.name for path in folder.iterdir())
@@ -246,6 +261,11 @@ def _write(out: Path, reconstruction: Reconstruction, space: InputSpace, seed: i
     except OSError as error:
         raise BadInput([f"--out {out}: expected a place to write to, got: {error}; choose another folder"]) from error
     return [str(out / name) for name in names]
+
+
+def _texts(reconstruction: Reconstruction, space: InputSpace) -> tuple[Recovered, ...] | None:
+    """Recovered texts as people read them; None for anything else."""
+    return texts_of(reconstruction.inputs, space) if isinstance(space, TokenSpace) else None
 
 
 def _pictures(inputs: Tensor, targets: Tensor, space: InputSpace) -> dict[str, bytes]:

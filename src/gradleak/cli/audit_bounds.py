@@ -9,6 +9,7 @@ from rich.text import Text
 from gradleak.audits.audit import DeclaredAudit, run_declared_bounds
 from gradleak.audits.bounding import expected_seconds
 from gradleak.audits.bounds import read_bounds
+from gradleak.audits.ceiling_words import TOKENS
 from gradleak.audits.report.ceilings import MOST_SENTENCES
 from gradleak.audits.store import Contents, ceiling_sentence
 from gradleak.cli.console import console, duration
@@ -45,6 +46,8 @@ def compute_bounds(
 def print_bounds(contents: Contents) -> None:
     """A sentence for each of the first settings."""
     ceilings = list(contents.ceilings.values())
+    if contents.without_bounds:
+        console.print(Text(f"| {contents.without_bounds}"), soft_wrap=True)
     for ceiling in ceilings[:MOST_SENTENCES]:
         console.print(Text(f"| {ceiling_sentence(ceiling, brief=True)}"), soft_wrap=True)
     if len(ceilings) > MOST_SENTENCES:
@@ -67,6 +70,8 @@ def bound_lines(declared: DeclaredAudit, out: Path | None) -> list[str]:
     bound = declared.spec.bound
     if bound is None:
         return []
+    if not declared.bounds:
+        return [f"Bounds: none. {TOKENS}"]
     facts = bound_facts(declared, out)
     settings = len({one.setting for one in declared.bounds})
     each = min(bound.batches, declared.spec.trials)

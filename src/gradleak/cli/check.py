@@ -17,7 +17,7 @@ from gradleak.consistency import Consistency, check_consistency
 from gradleak.errors import BadInput, refuse
 from gradleak.evidence import Evidence
 from gradleak.tasks import ImageSpace, InputSpace
-from gradleak.zoo.data import BUNDLED, Dataset
+from gradleak.zoo.data import BUNDLED, Dataset, with_objective
 from gradleak.zoo.data import load as load_data
 
 _LAYERS_SHOWN = 5
@@ -98,6 +98,9 @@ def _batch(data: str, indices: str | None, evidence: Evidence, space: InputSpace
     bundled = any(card.name == data for card in BUNDLED)
     square = isinstance(space, ImageSpace) and space.shape[1] == space.shape[2]
     dataset: Dataset = load_data(data, size=space.shape[1] if bundled and square else None)
+    if evidence.classified == "token" and dataset.tokens is not None:
+        # Which tokens a client hides is its own draw, so only models of the next token can be checked.
+        dataset = with_objective(dataset, "causal")
     if chosen is not None:
         if evidence.batch_size is not None and len(chosen) != evidence.batch_size:
             got = f"{len(chosen)}; name as many"

@@ -55,14 +55,21 @@ def _show(found: Comparison, before: Path, after: Path) -> None:
 def _print_change(change: Change) -> None:
     """One setting: its name, and below it what moved; narrow terminals show it as well."""
     style = {"more": "red", "less": "green", "same": ""}[change.direction]
-    moved = "identical" if change.identical else f"{_signed(change.median)} dB"
-    interval = (
-        "" if change.identical or math.isnan(change.low) else f" ({_signed(change.low)} to {_signed(change.high)})"
-    )
-    before, after = change.before.psnr, change.after.psnr
+    merit = change.before.merit
+
+    def signed(value: float) -> str:
+        return "-" if math.isnan(value) else f"{value:+.{merit.digits}f}"
+
+    def plain(value: float) -> str:
+        return "-" if math.isnan(value) else f"{value:.{merit.digits}f}"
+
+    unit = merit.unit or merit.word
+    moved = "identical" if change.identical else f"{signed(change.median)} {unit}"
+    interval = "" if change.identical or math.isnan(change.low) else f" ({signed(change.low)} to {signed(change.high)})"
+    before, after = change.before.leakage, change.after.leakage
     console.print(Text(_title(change.before), style="bold"), soft_wrap=True)
-    console.print(f"  median   {_db(before.median)} -> {_db(after.median)} dB")
-    console.print(f"  worst    {_db(before.worst)} -> {_db(after.worst)} dB")
+    console.print(f"  median   {plain(before.median)} -> {plain(after.median)} {unit}")
+    console.print(f"  worst    {plain(before.worst)} -> {plain(after.worst)} {unit}")
     console.print(Text(f"  change   {moved}{interval}, {change.captures} captured batches", style=style))
 
 
@@ -78,8 +85,8 @@ def _plain(found: Comparison) -> dict[str, Any]:
         "changes": [
             {
                 "settings": dict(change.before.settings),
-                "median_psnr": [change.before.psnr.median, change.after.psnr.median],
-                "worst_psnr": [change.before.psnr.worst, change.after.psnr.worst],
+                f"median_{change.before.score}": [change.before.leakage.median, change.after.leakage.median],
+                f"worst_{change.before.score}": [change.before.leakage.worst, change.after.leakage.worst],
                 "change": change.median,
                 "interval": [change.low, change.high],
                 "captures": change.captures,
@@ -93,10 +100,3 @@ def _plain(found: Comparison) -> dict[str, Any]:
         "environments": {name: [list(one), list(two)] for name, (one, two) in found.environments.items()},
     }
 
-
-def _db(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.1f}"
-
-
-def _signed(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:+.1f}"

@@ -1,8 +1,7 @@
-"""`gradleak demo`: attack real images without any argument, file or network."""
+"""`gradleak demo`: attack real images, or texts, without any argument, file or network."""
 
 import math
 import shlex
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,36 +11,50 @@ from rich.markup import escape
 from rich.table import Table
 
 from gradleak.audits.backends import cores_for
-from gradleak.audits.demonstration import Demonstration, build
+from gradleak.audits.demonstration import Demonstration
+from gradleak.audits.merits import PSNR
 from gradleak.audits.progress import Progress
 from gradleak.audits.report import write_report
 from gradleak.audits.run import run_audit
 from gradleak.audits.settings import RunSettings
 from gradleak.audits.store import Contents, Store
 from gradleak.audits.summary import CLOSE_DB, RECOGNIZABLE_DB, BaselineRow, Group, Summary, leak_at
+from gradleak.audits.text_demonstration import TextDemonstration
 from gradleak.cli.console import console, errors, print_json
+from gradleak.cli.demo_text import show_texts
 
 DEFAULT_FOLDER = Path("gradleak-demo")
+TEXT_FOLDER = Path("gradleak-demo-text")
 
 # The demo is short; with more processes their start would take longer than it saves.
 _MOST_PROCESSES = 4
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for trials.jsonl, report.html and pictures.")] = DEFAULT_FOLDER,
-    seed: Annotated[int, typer.Option(min=0, help="Draws images, weights and starts.")] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(help=f"Folder for trials.jsonl and report.html; {DEFAULT_FOLDER} or {TEXT_FOLDER} if not given."),
+    ] = None,
+    text: Annotated[bool, typer.Option("--text", help="Messages in place of images, from language models.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Draws images or messages, weights and starts.")] = 0,
     processes: Annotated[
         int | None, typer.Option(min=1, help="Trials that run at the same time; one for each core if not given.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Reconstruct real faces and color photographs from their gradients, in under a minute and offline."""
-    command = f"gradleak demo --seed {seed}" + ("" if out == DEFAULT_FOLDER else f" --out {shlex.quote(str(out))}")
-    run_demo(Demonstration(seed=seed), out, command=command, processes=processes, as_json=as_json)
+    """Reconstruct real faces and color photographs from their gradients, in under a minute and offline.
+
+    With --text it recovers messages from the gradients of small language models, in under two minutes.
+    """
+    usual = TEXT_FOLDER if text else DEFAULT_FOLDER
+    command = f"gradleak demo{' --text' if text else ''} --seed {seed}"
+    command += "" if out in {None, usual} else f" --out {shlex.quote(str(out))}"
+    demonstration = TextDemonstration(seed=seed) if text else Demonstration(seed=seed)
+    run_demo(demonstration, out or usual, command=command, processes=processes, as_json=as_json)
 
 
 def run_demo(
-    demonstration: Demonstration,
+    demonstration: Demonstration | TextDemonstration,
     out: Path,
     *,
     command: str | None = None,
@@ -77,11 +90,19 @@ def run_demo(
     own = Contents(tuple(records[identity] for identity in wanted))
     if as_json:
         print_json(_plain(own, report))
+    elif isinstance(demonstration, TextDemonstration):
+        show_texts(own, store, report)
     else:
         _show(own.summary, own.records[0].threat, report)
 
 
-def _run(demonstration: Demonstration, store: Store, missing: int, command: str | None, processes: int | None) -> None:
+def _run(
+    demonstration: Demonstration | TextDemonstration,
+    store: Store,
+    missing: int,
+    command: str | None,
+    processes: int | None,
+) -> None:
     """Run the missing trials."""
     count = min(_MOST_PROCESSES, cores_for(1)) if processes is None else processes
     count = min(count, missing)
@@ -94,7 +115,7 @@ def _run(demonstration: Demonstration, store: Store, missing: int, command: str 
         retry_errors=True,
         command=command,
         notify=lambda progress: _tell(progress, missing),
-        build=partial(build, demonstration),
+        build=demonstration.build,
     )
     if outcome.stopped:
         errors.print(outcome.stopped[0].upper() + outcome.stopped[1:], soft_wrap=True)
@@ -107,10 +128,12 @@ def _tell(progress: Progress, total: int) -> None:
     if record is None:
         errors.print(progress.note, soft_wrap=True)
         return
-    psnr = ", ".join(_db(value) for value in record.numbers("psnr"))
+    merit = record.merit
+    found = ", ".join(merit.number(value) if value == value else "-" for value in record.leakage)
     what = f"{record.attack} on {record.data} {', '.join(map(str, record.examples))}"
     errors.print(
-        f"{total - progress.left:2d}/{total}  {what:<24} {psnr:>6} dB  {record.seconds:5.1f} s  "
+        f"{total - progress.left:2d}/{total}  {what:<24} {found:>6}{merit.unit and f' {merit.unit}'}  "
+        f"{record.seconds:5.1f} s  "
         f"{_last_clause(record.message)}",
         soft_wrap=True,
     )
@@ -191,14 +214,25 @@ def _db(value: float) -> str:
 def _plain(contents: Contents, report: Path) -> dict[str, Any]:
     """What `--json` prints."""
     summary = contents.summary
-    return {
-        "report": str(report),
-        "verdict": summary.level,
+    figures: dict[str, Any] = {
         "images": len(summary.images),
         "above_20_db": summary.above(RECOGNIZABLE_DB),
         "above_30_db": summary.above(CLOSE_DB),
         "worst_psnr": summary.best.worst,
         "median_psnr": summary.best.median,
+    }
+    if summary.merit != PSNR:
+        figures = {
+            "texts": len(summary.own),
+            "word_for_word": summary.exact,
+            "half_of_tokens": summary.above(summary.merit.recognizable),
+            "worst_token_accuracy": summary.best.worst,
+            "median_token_accuracy": summary.best.median,
+        }
+    return {
+        "report": str(report),
+        "verdict": summary.level,
+        **figures,
         "statuses": summary.statuses,
         "trials": [
             {

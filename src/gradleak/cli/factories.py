@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +13,11 @@ from gradleak.audits.by_name.references import failed, import_reference
 from gradleak.defenses import ChangesTask, Defense
 from gradleak.defenses.applying import changed_task
 from gradleak.errors import BadInput
-from gradleak.tasks import InputSpace, Task
+from gradleak.tasks import Classified, InputSpace, Task
 from gradleak.tensorfiles import read_safetensors
 from gradleak.tokens import TokenSpace
 from gradleak.training.checkpoints import Checkpoint
-from gradleak.zoo.models import REFERENCE_MODELS, load_weights
+from gradleak.zoo.models import REFERENCE_MODELS, TEXT_MODELS, load_weights
 
 
 def load_model(
@@ -26,6 +27,7 @@ def load_model(
     space: InputSpace,
     num_classes: int,
     defenses: Sequence[Defense] = (),
+    classified: Classified = "example",
 ) -> nn.Module:
     """A model from the user's factory or from the zoo, with weights from a file if there is one.
 
@@ -37,6 +39,7 @@ def load_model(
         num_classes: number of classes of a zoo model.
         defenses: those that are a part of the model are built in, unless it has them already; the weights may be
             those from before or after.
+        classified: what has a class; a model of texts from the zoo is a language model where every token has one.
 
     Returns:
         The model.
@@ -48,7 +51,7 @@ def load_model(
     if ":" in reference:
         model = _from_factory(reference, fixed=weights is None)
     else:
-        model = _from_zoo(reference, seed, space, num_classes)
+        model = _from_zoo(reference, seed, space, num_classes, classified)
     changed = _built_in(model, defenses, space, num_classes)
     if weights is None:
         return changed
@@ -97,7 +100,9 @@ def checkpointed_model(
     return _built_in(trained, defenses, space, num_classes)
 
 
-def _from_zoo(name: str, seed: int, space: InputSpace, num_classes: int) -> nn.Module:
+def _from_zoo(name: str, seed: int, space: InputSpace, num_classes: int, classified: Classified) -> nn.Module:
+    if isinstance(space, TokenSpace):
+        return _of_texts(name, seed, space, num_classes, classified)
     card = next((card for card in REFERENCE_MODELS if card.name == name), None)
     if card is None:
         known = ", ".join(card.name for card in REFERENCE_MODELS)
@@ -105,6 +110,19 @@ def _from_zoo(name: str, seed: int, space: InputSpace, num_classes: int) -> nn.M
     if len(space.shape) != 3:
         raise BadInput([f"--model {name}: expected images as inputs, got shape {list(space.shape)}; add --input-shape"])
     return card.factory(space.shape, num_classes, seed)
+
+
+def _of_texts(name: str, seed: int, space: TokenSpace, num_classes: int, classified: Classified) -> nn.Module:
+    card = next((card for card in TEXT_MODELS if card.name == name), None)
+    if card is None:
+        known = ", ".join(card.name for card in TEXT_MODELS)
+        raise BadInput([f"--model: expected package.module:factory or one of {known}, got {name!r}; see list models"])
+    objective = "classification" if classified == "example" else "masked" if "masked" in card.objectives else "causal"
+    if objective not in card.objectives:
+        raise BadInput([f"--model {name}: expected a language model, got one that tells texts apart; use another"])
+    settings: dict[str, Any] = {"length": space.length} if card.positions else {}
+    classes = num_classes if classified == "example" else None
+    return card.factory(vocabulary=space.vocabulary, num_classes=classes, padding=space.padding, seed=seed, **settings)
 
 
 def _from_factory(reference: str, *, fixed: bool) -> nn.Module:

@@ -1,7 +1,7 @@
 """`gradleak inspect`: whether a model is twice differentiable, and what that means for an audit of it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
@@ -16,7 +16,9 @@ from gradleak.defenses import Defense
 from gradleak.errors import BadInput, refuse
 from gradleak.inspection import Finding, Inspection, inspect
 from gradleak.inspection.result import Verdict
-from gradleak.tasks import ImageSpace, InputSpace, Task
+from gradleak.tasks import Classified, ImageSpace, InputSpace, Task
+from gradleak.tokens import TokenSpace
+from gradleak.zoo.data import Dataset, with_objective
 from gradleak.zoo.data import load as load_data
 
 _PLACES_SHOWN = 3
@@ -47,7 +49,8 @@ def inspect_model(
     """Is a model twice differentiable? Where not, what does each attack do, and what may be replaced in an audit?
 
     Every kernel that runs on a real input is measured; no table of layer names is consulted. The model is not changed.
-    Without a checkpoint that says otherwise, inputs are 3,32,32 and classes 10. A defense that is part of the model is
+    Without a checkpoint that says otherwise, inputs are 3,32,32 and classes 10; with texts as data (messages, a .txt
+    file), inputs are their tokens. A defense that is part of the model is
     built in, and closed forms are tried on an update that went through all that are named.
     """
     problems: list[str] = []
@@ -61,17 +64,27 @@ def inspect_model(
         problems += error.problems
     refuse(problems)
     checkpoint = loading.checkpoint_of(model, weights)
+    dataset = None if data is None else load_data(data)
+    texts = dataset is not None and dataset.tokens is not None
     stored = ImageSpace(_SHAPE) if checkpoint is None else checkpoint.input_space()
-    space = loading.input_space(stored, shape, means, stds)
+    space = loading.input_space(dataset.tokens if dataset is not None and texts else stored, shape, means, stds)
     assert space is not None  # there is always a shape
     if num_classes is None:
-        num_classes = _CLASSES if checkpoint is None else checkpoint.num_classes
-    network = loading.model_of(model, weights, model_seed, checkpoint, space, num_classes, defenses)
-    task = Task(network, space, num_classes)
+        num_classes = checkpoint.num_classes if checkpoint else dataset.num_classes if dataset and texts else _CLASSES
     name = data if data is not None else _bundled(space)
-    inputs, targets = _batch(name, space, examples, seed) if name is not None else (None, None)
-    if targets is not None:
-        targets = targets % num_classes
+    dataset = load_data(name) if dataset is None and name is not None else dataset
+
+    def task_of(classes: int, classified: Classified = "example") -> Task:
+        network = loading.model_of(model, weights, model_seed, checkpoint, space, classes, defenses, classified)
+        return Task(network, space, classes, classified=classified)
+
+    if dataset is not None and isinstance(space, TokenSpace):
+        task, dataset = _of_texts(task_of, num_classes, dataset, space)
+    else:
+        task = task_of(num_classes)
+    inputs, targets = (None, None) if dataset is None else _batch(dataset, space, examples, seed)
+    if targets is not None and task.classified == "example":
+        targets = targets % task.num_classes
     with loading.torch_threads(threads):
         found = inspect(task, inputs, targets, defenses=defenses, seed=seed)
     if as_json:
@@ -86,20 +99,39 @@ def _bundled(space: InputSpace) -> str | None:
     return _REAL.get(space.shape[0]) if square else None
 
 
-def _batch(name: str, space: InputSpace, count: int, seed: int) -> tuple[Tensor, Tensor]:
+def _of_texts(
+    task_of: Callable[..., Task], num_classes: int, dataset: Dataset, space: TokenSpace
+) -> tuple[Task, Dataset]:
+    """A classifier of texts, or else a language model: what its outputs are decides.
+
+    Returns:
+        The task, and the texts with targets for it.
+
+    Raises:
+        BadInput: what is wrong with a classifier, if it is neither.
+    """
+    try:
+        return task_of(num_classes), dataset
+    except BadInput as problem:
+        try:
+            return task_of(space.vocabulary, "token"), with_objective(dataset, "causal")
+        except BadInput:
+            raise problem from None
+
+
+def _batch(dataset: Dataset, space: InputSpace, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Random examples of the data, in the size that the model takes.
 
     Returns:
         Inputs `[N, ...]` and targets `[N]`.
 
     Raises:
-        BadInput: when the data cannot be read or have fewer examples.
+        BadInput: when the data have fewer examples.
     """
-    dataset = load_data(name)
     if isinstance(space, ImageSpace) and space.shape[1] == space.shape[2]:
         dataset = dataset.resized(space.shape[1])
     if len(dataset) < count:
-        raise BadInput([f"--examples: expected at most {len(dataset)} for {name}, got {count}; give fewer"])
+        raise BadInput([f"--examples: expected at most {len(dataset)} for {dataset.name}, got {count}; give fewer"])
     return dataset.sample(count, seed=seed, distinct_labels=False)
 
 

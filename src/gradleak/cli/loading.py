@@ -19,7 +19,8 @@ from gradleak.clients.stateless import DropoutChoice, Mode
 from gradleak.defenses import Defense
 from gradleak.errors import BadInput, refuse
 from gradleak.evidence import Evidence, load_update
-from gradleak.tasks import ImageSpace, InputSpace, TabularSpace, Task
+from gradleak.tasks import Classified, ImageSpace, InputSpace, TabularSpace, Task
+from gradleak.tokens import TokenSpace
 from gradleak.training.checkpoints import Checkpoint, find_checkpoint
 from gradleak.updates import UpdateKind
 
@@ -42,6 +43,10 @@ Kind = Annotated[str | None, typer.Option(metavar="gradient|delta", help="What t
 BatchSize = Annotated[int | None, typer.Option(help="Number of private examples.")]
 ModeName = Annotated[str | None, typer.Option(metavar="eval|train", help="Mode of the client's model.")]
 DropoutName = Annotated[str | None, typer.Option(metavar="off|fixed_mask|random", help="Dropout on the client.")]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(metavar="messages|FILE.txt", help="Texts whose words the token ids are, so that they can be read."),
+]
 Threads = Annotated[int, typer.Option(help="Processor threads; for small models 1 is quickest.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -67,6 +72,7 @@ class Words:
         client: name of the client that made the update.
         client_settings: `key=value` each, in place of the client's own.
         defenses: `Name key=value` each, in order, in place of the file's; empty leaves the file's.
+        tokenizer: data whose words the token ids are.
     """
 
     update: Path
@@ -85,6 +91,7 @@ class Words:
     client: str | None = None
     client_settings: tuple[str, ...] = ()
     defenses: tuple[str, ...] = ()
+    tokenizer: str | None = None
 
 
 def load(words: Words) -> tuple[Evidence, Task]:
@@ -134,7 +141,7 @@ def load(words: Words) -> tuple[Evidence, Task]:
         evidence = replace(evidence, client=client, threat=replace(evidence.threat, client_known=True))
     checkpoint = checkpoint_of(words.model, words.weights)
     stored = evidence.space if evidence.space is not None or checkpoint is None else checkpoint.input_space()
-    space = input_space(stored, shape, mean, std)
+    space = with_words(input_space(stored, shape, mean, std), words.tokenizer)
     num_classes = words.num_classes if words.num_classes is not None else evidence.num_classes
     if num_classes is None and checkpoint is not None:
         num_classes = checkpoint.num_classes
@@ -146,8 +153,10 @@ def load(words: Words) -> tuple[Evidence, Task]:
     assert space is not None  # both are refused above; said again for the type checker
     assert num_classes is not None
     built_in = evidence.defenses or ()
-    model = model_of(words.model, words.weights, words.model_seed, checkpoint, space, num_classes, built_in)
-    return evidence, Task(model, space, num_classes)
+    model = model_of(
+        words.model, words.weights, words.model_seed, checkpoint, space, num_classes, built_in, evidence.classified
+    )
+    return evidence, Task(model, space, num_classes, classified=evidence.classified)
 
 
 def _load_update(words: Words, named: Client | None) -> Evidence:
@@ -176,10 +185,11 @@ def model_of(
     space: InputSpace,
     classes: int,
     defenses: Sequence[Defense] = (),
+    classified: Classified = "example",
 ) -> nn.Module:
     """The model that the command line names, or else the one that the checkpoint is of; see `load_model`."""
     if model is not None:
-        return load_model(model, weights, seed, space, classes, defenses)
+        return load_model(model, weights, seed, space, classes, defenses, classified)
     assert checkpoint is not None  # refused by `checkpoint_of`; said again for the type checker
     assert weights is not None
     return checkpointed_model(checkpoint, weights, space, classes, defenses)
@@ -269,6 +279,9 @@ def input_space(
     Raises:
         BadInput: when the shape is not one or three positive numbers, or mean and std do not fit it.
     """
+    if isinstance(stored, TokenSpace) and (shape is not None or mean is not None or std is not None):
+        got = "--input-shape" if shape is not None else "--mean or --std"
+        raise BadInput([f"{got}: expected none for texts, whose file says what tokens are, got one; leave it out"])
     if shape is not None and len(shape) == 1:
         stored = TabularSpace(int(shape[0]))
     elif shape is not None:
@@ -279,3 +292,32 @@ def input_space(
     if not isinstance(stored, ImageSpace):
         raise BadInput(["--mean, --std: expected images to normalize, got none; add --input-shape, or leave them out"])
     return replace(stored, mean=mean if mean is not None else stored.mean, std=std if std is not None else stored.std)
+
+
+def with_words(space: InputSpace | None, reference: str | None) -> InputSpace | None:
+    """An input space whose tokens can be read.
+
+    Args:
+        space: of the update.
+        reference: a name of list data or a path to texts; None leaves the space as it is.
+
+    Returns:
+        The space, with the words of the tokenizer of these texts.
+
+    Raises:
+        BadInput: when these are no texts, or have other words than the model.
+    """
+    if reference is None:
+        return space
+    from gradleak.zoo.data import load as load_data
+
+    known = load_data(reference).tokens
+    if not isinstance(space, TokenSpace) or known is None:
+        got = "images or rows" if known is not None else f"{reference}, which is none"
+        raise BadInput([f"--tokenizer: expected texts, got {got}; leave it out"])
+    if known.vocabulary != space.vocabulary:
+        got = f"{known.vocabulary} of {reference}"
+        raise BadInput(
+            [f"--tokenizer: expected {space.vocabulary} token ids, as the update has, got {got}; use others"]
+        )
+    return replace(space, to_text=known.to_text)

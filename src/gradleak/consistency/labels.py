@@ -32,6 +32,8 @@ def label_hypotheses(
     Yields:
         Hypotheses of the group `labels`.
     """
+    if task.classified == "token":
+        return  # the targets of a language model are its inputs, so there are no labels to be wrong about
     head = find_head(task, setting.state)
     solved = None if head is None else solved_probabilities(task, setting, observed, head)
     if solved is not None:

@@ -21,6 +21,7 @@ from gradleak.inspection.result import Derivatives, Finding, Inspection, Kind, V
 from gradleak.inspection.routes import replacements, routes
 from gradleak.seeds import stage_generator
 from gradleak.tasks import InputSpace, Task
+from gradleak.tokens import TokenSpace
 
 _WRONG, _NOT_THE_DERIVATIVE = 1e-4, 1e-3
 """Relative differences between two ways to the same second, or first, derivative that rounding does not explain."""
@@ -186,11 +187,18 @@ def _own_task(task_or_model: Task | nn.Module, space: InputSpace | None, num_cla
 
 
 def _inputs(task: Task, seed: int) -> Tensor:
-    """Two random inputs in the bounds."""
+    """Two random inputs in the bounds, or two texts of random words."""
+    if isinstance(task.space, TokenSpace):
+        hidden = {task.space.padding, task.space.mask, *task.space.special}
+        words = torch.tensor([token for token in range(task.space.vocabulary) if token not in hidden])
+        return words[
+            torch.randint(len(words), (2, *task.space.shape), generator=stage_generator(seed, "inspection/inputs"))
+        ]
     low, high = task.space.bounds or (-1.0, 1.0)
     drawn = torch.rand((2, *task.space.shape), generator=stage_generator(seed, "inspection/inputs"))
     return low + (high - low) * drawn
 
 
 def _targets(task: Task, count: int, seed: int) -> Tensor:
-    return torch.randint(task.num_classes, (count,), generator=stage_generator(seed, "inspection/targets"))
+    shape = (count,) if task.classified == "example" else (count, *task.space.shape)
+    return torch.randint(task.num_classes, shape, generator=stage_generator(seed, "inspection/targets"))

@@ -6,6 +6,7 @@ they live on the scoring side of the wall and no attack can reach them.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from gradleak.errors import BadInput, refuse
 from gradleak.scoring.scores import Scores, score_inputs
+from gradleak.scoring.text_baselines import frequent_tokens, random_tokens
+from gradleak.tokens import TokenSpace
 
 if TYPE_CHECKING:
     from gradleak.captures import Truth
@@ -94,7 +97,8 @@ def baseline_scores(truth: "Truth", reference_inputs: Tensor, *, seed: int = 0) 
     """Scores of every baseline that the input space allows, by name, against the same truth as an attack.
 
     `reference_inputs` `[M, ...]` are public data in the units of the truth. `grey` needs bounds, `mean_color`
-    images and `dataset_mean` numbers rather than tokens; `random_other` is always there.
+    images and `dataset_mean` numbers rather than tokens; `frequent_tokens` and `random_tokens` need tokens, and
+    `random_other` is always there.
 
     Returns:
         Name to scores, with `target_correct` None throughout: a baseline guesses no target.
@@ -112,6 +116,11 @@ def baseline_scores(truth: "Truth", reference_inputs: Tensor, *, seed: int = 0) 
     if numeric:
         guesses["dataset_mean"] = lambda: dataset_mean(truth, reference_inputs)
     generator = torch.Generator().manual_seed(seed)
+    if isinstance(space := truth.space, TokenSpace):
+        for guess in (frequent_tokens, random_tokens):
+            # A stream for each, so that one does not depend on whether the other is computed.
+            own = torch.Generator().manual_seed(seed)
+            guesses[guess.__name__] = partial(guess, truth, reference_inputs, space, generator=own)
     guesses["random_other"] = lambda: random_other(truth, reference_inputs, generator=generator)
     # Pairing picks the luckiest order of N guesses, which raises the score of pure chance. The baselines go through
     # the same pairing, so that what remains between them and an attack is not an effect of the pairing.

@@ -33,8 +33,7 @@ def answers_of(contents: Contents) -> list[str]:
     Returns:
         One sentence for each line of each axis.
     """
-    threshold = contents.declared.thresholds[0]
-    return [answer(axis, line, threshold) for axis in axes_of(contents.summary.groups) for line in axis.lines]
+    return [answer(axis, line, axis.threshold) for axis in axes_of(contents.summary.groups) for line in axis.lines]
 
 
 def answer(axis: Axis, line: AxisLine, threshold: float) -> str:
@@ -43,7 +42,7 @@ def answer(axis: Axis, line: AxisLine, threshold: float) -> str:
     Args:
         axis: what was varied.
         line: one attack in one setting.
-        threshold: PSNR in dB from which an image counts as reconstructed, a declared one.
+        threshold: PSNR in dB, or token accuracy, from which an image or a text counts as reconstructed, a declared one.
 
     Returns:
         A sentence: the success rates with their 95 % intervals, and where they protect, do not, or tell nothing.
@@ -75,16 +74,16 @@ def rate_words(group: Group, threshold: float) -> str:
 
 def _course(axis: Axis, line: AxisLine, places: Sequence[str], threshold: float) -> str:
     """The rates: of every place where places are words, else of both ends."""
-    rates = [rate_words(group, threshold) for group in line.groups]
+    rates, at = [rate_words(group, threshold) for group in line.groups], line.groups[0].merit.at(threshold)
     if axis.words:
         named = [f"{rate} at {place}" for rate, place in zip(rates, places, strict=True)]
-        return f"by {axis.title}, success at {threshold:g} dB is {_listed(named)}"
+        return f"by {axis.title}, success at {at} is {_listed(named)}"
     first, last = (leak_at(group.leaks, threshold).beyond.share for group in (line.groups[0], line.groups[-1]))
     if rates[0] == rates[-1]:
-        return f"success at {threshold:g} dB is {rates[0]} at {axis.title} {places[0]} as at {places[-1]}"
+        return f"success at {at} is {rates[0]} at {axis.title} {places[0]} as at {places[-1]}"
     moves = "falls" if last < first else "rises" if last > first else "goes"
     ends = f"from {rates[0]} at {axis.title} {places[0]} to {rates[-1]} at {places[-1]}"
-    return f"success at {threshold:g} dB {moves} {ends}"
+    return f"success at {at} {moves} {ends}"
 
 
 def _verdict(groups: Sequence[Group], places: Sequence[str], states: Sequence[State], threshold: float) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gradleak.audits.report.words import accuracy
-from gradleak.audits.store import Group, component_list
+from gradleak.audits.store import Group, Merit, component_list
 
 _TITLES = {
     "batch_size": "batch size",
@@ -59,6 +59,16 @@ class Axis:
     lines: tuple[AxisLine, ...]
 
     @property
+    def merit(self) -> Merit:
+        """By what the leakage of its lines is judged."""
+        return self.lines[0].groups[0].merit
+
+    @property
+    def threshold(self) -> float:
+        """The first at which success rates are given."""
+        return self.lines[0].groups[0].leaks[0].threshold
+
+    @property
     def ordered(self) -> bool:
         """Whether a line from one value to the next makes sense."""
         return self.path != "attack.layers"
@@ -77,10 +87,17 @@ def axes_of(groups: Sequence[Group]) -> list[Axis]:
     Returns:
         The axes, in the order in which the settings appear.
     """
-    paths = dict.fromkeys(path for group in groups for path, value in group.settings.items() if _varies(path, value))
+    # Images and texts have no figure in common.
+    return [axis for score in dict.fromkeys(group.score for group in groups) for axis in _axes(groups, score)]
+
+
+def _axes(groups: Sequence[Group], score: str) -> list[Axis]:
+    """Those of the groups that are judged by one score."""
+    own = [group for group in groups if group.score == score]
+    paths = dict.fromkeys(path for group in own for path, value in group.settings.items() if _varies(path, value))
     found: list[Axis] = []
     for path in paths:
-        with_it = [group for group in groups if _varies(path, group.settings.get(path))]
+        with_it = [group for group in own if _varies(path, group.settings.get(path))]
         if len({str(group.settings[path]) for group in with_it}) > 1:
             axis = _axis(path, with_it)
             if axis.lines:

@@ -28,8 +28,8 @@ class Shown:
 
     Attributes:
         drawn: in paired order: the same batch by every attack, then the next batch.
-        highest: of each attack the trial with the highest PSNR, where not all trials are shown.
-        lowest: of each attack the trial with the lowest.
+        highest: of each attack the trial with the best reconstruction, where not all trials are shown.
+        lowest: of each attack the trial with the worst.
         everything: whether all trials are among `drawn`.
     """
 
@@ -82,4 +82,4 @@ def _extremes(records: Sequence[TrialRecord], attack: str) -> tuple[TrialRecord,
 
 
 def _best(record: TrialRecord) -> float:
-    return max((value for value in record.numbers("psnr") if not math.isnan(value)), default=math.nan)
+    return max((value for value in record.leakage if not math.isnan(value)), default=math.nan)

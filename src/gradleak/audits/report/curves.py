@@ -7,7 +7,7 @@ from gradleak.audits.report import plots
 from gradleak.audits.report.answers import answer
 from gradleak.audits.report.axes import axes_of
 from gradleak.audits.report.tables import Table, axis_table
-from gradleak.audits.store import CLOSE_DB, RECOGNIZABLE_DB, Contents, TrialRecord, column_numbers, mapping
+from gradleak.audits.store import Contents, Merit, TrialRecord, column_numbers, mapping
 
 
 @dataclass(frozen=True)
@@ -78,37 +78,44 @@ def axis_curves(contents: Contents, colors: Mapping[str, int], *, legend: bool =
             lines = [(line, colors[line.attack]) for line in axis.lines]
         shown = lines[: plots.series_count()]
         words = (*((line.title, color) for line, color in shown), (plots.UNSEEN, 0))
-        svg = plots.axis_plot(shown, axis, contents.declared.thresholds, legend=legend)
+        merit = axis.merit
+        svg = plots.axis_plot(shown, axis, merit.thresholds(contents.declared.thresholds), legend=legend)
         note = f"{len(lines) - len(shown)} more lines are in report.json." if len(lines) > len(shown) else ""
         if svg:
             shape = "band" if axis.ordered else "bar"
-            caption = f"Median over private images; the {shape} is its 95 % interval over captured batches."
-            plot = Plot(svg, f"Median PSNR against {axis.title}, one line for each attack and setting", caption)
-            threshold = contents.declared.thresholds[0]
-            said = tuple(answer(axis, line, threshold) for line, _ in shown)
-            table = axis_table(axis, threshold)
+            caption = f"Median over private {merit.noun}s; the {shape} is its 95 % interval over captured batches."
+            plot = Plot(
+                svg,
+                f"Median {merit.word} against {axis.title}, one line for each attack and setting",
+                caption,
+            )
+            said = tuple(answer(axis, line, axis.threshold) for line, _ in shown)
+            table = axis_table(axis, axis.threshold)
             found.append(Curves(f"Leakage over {axis.title}", (plot,), words, note, said, table))
     return found
 
 
 def _shares(contents: Contents, colors: Mapping[str, int]) -> list[Curves]:
-    """How the PSNRs are distributed, for each data set."""
+    """How the figures of merit are distributed, for each data set."""
     found: list[Curves] = []
-    by_data: dict[str, dict[str, list[float]]] = {}
-    chance: dict[str, list[float]] = {}
+    by_data: dict[tuple[str, Merit], dict[str, list[float]]] = {}
+    chance: dict[tuple[str, Merit], list[float]] = {}
     for record in contents.records:
-        by_data.setdefault(record.data, {}).setdefault(record.attack, []).extend(record.numbers("psnr"))
+        where = (record.data, record.merit)
+        by_data.setdefault(where, {}).setdefault(record.attack, []).extend(record.leakage)
         best = [baseline_best(record, row) for row in range(record.batch_size)]
-        chance.setdefault(record.data, []).extend(best)
-    for data, attacks in by_data.items():
-        lines: list[tuple[Sequence[float], int]] = [(psnr, colors[attack]) for attack, psnr in attacks.items()]
-        svg = plots.share_plot([(chance[data], 0), *lines], contents.declared.thresholds)
+        chance.setdefault(where, []).extend(best)
+    for (data, merit), attacks in by_data.items():
+        lines: list[tuple[Sequence[float], int]] = [(values, colors[attack]) for attack, values in attacks.items()]
+        marks = merit.thresholds(contents.declared.thresholds)
+        svg = plots.share_plot([(chance[data, merit], 0), *lines], marks, merit)
         if svg and len(contents.records) > 1:
             legend = (*((attack, colors[attack]) for attack in attacks), (plots.UNSEEN, 0))
             plot = Plot(
                 svg,
-                f"Share of the private images of {data} that reach a PSNR, one line for each attack",
-                "How many private images came back at least this well; gray: the best answer without the update.",
+                f"Share of the private {merit.noun}s of {data} that reach a {merit.word}, one line for each attack",
+                f"How many private {merit.noun}s came back at least this well; gray: the best answer without the "
+                "update.",
             )
             found.append(Curves(f"Distribution, {data}", (plot,), legend))
     return found
@@ -116,17 +123,17 @@ def _shares(contents: Contents, colors: Mapping[str, int]) -> list[Curves]:
 
 def _courses(records: Sequence[TrialRecord], colors: Mapping[str, int]) -> list[Curves]:
     """How the images came about, for each data set and batch size, and the layers of each attack."""
-    collected: dict[tuple[str, int], list[TrialRecord]] = {}
+    collected: dict[tuple[str, int, Merit], list[TrialRecord]] = {}
     for record in records:
-        collected.setdefault((record.data, record.batch_size), []).append(record)
+        collected.setdefault((record.data, record.batch_size, record.merit), []).append(record)
     found: list[Curves] = []
-    for (data, batch), members in collected.items():
+    for (data, batch, merit), members in collected.items():
         series = [colors[record.attack] for record in members]
         candidates = (
             Plot(
-                plots.psnr_plot(members, series, (RECOGNIZABLE_DB, CLOSE_DB)),
-                "PSNR of the best candidate against evaluations, one line for each private image",
-                "PSNR of the best candidate so far; the attacker cannot see this curve.",
+                plots.leakage_plot(members, series, merit),
+                f"{merit.title} of the best candidate against evaluations, one line for each private {merit.noun}",
+                f"{merit.title} of the best candidate so far; the attacker cannot see this curve.",
             ),
             Plot(
                 plots.objective_plot(members, series),
@@ -171,6 +178,6 @@ def layer_curves(records: Sequence[TrialRecord], *, legend: bool = False) -> lis
 
 
 def baseline_best(record: TrialRecord, row: int) -> float:
-    """The highest PSNR of an answer without any attack, for one private example; NaN if there is none."""
-    columns = [column_numbers(scores, "psnr", record.batch_size) for scores in record.baselines.values()]
+    """The highest figure of merit of an answer without any attack, for one private example; NaN if there is none."""
+    columns = [column_numbers(scores, record.merit.score, record.batch_size) for scores in record.baselines.values()]
     return max((column[row] for column in columns if column[row] == column[row]), default=float("nan"))

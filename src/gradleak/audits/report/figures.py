@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from gradleak.audits.report.answers import answers_of
-from gradleak.audits.store import Contents, ceiling_sentence, plain
+from gradleak.audits.store import PSNR, Contents, ImageLeak, ceiling_sentence, plain
 
 
 def figures(contents: Contents) -> bytes:
@@ -18,23 +18,46 @@ def figures(contents: Contents) -> bytes:
         The file's bytes.
     """
     summary = contents.summary
+    thresholds = summary.merit.thresholds(contents.declared.thresholds)
     found: dict[str, Any] = {
         "name": contents.declared.name,
         "verdict": summary.level,
         "trials": summary.trials,
         "statuses": summary.statuses,
-        "private_images": len(summary.images),
-        "thresholds": contents.declared.thresholds,
-        "reconstructed": {f"{at:g}": summary.above(at) for at in contents.declared.thresholds},
-        "worst": None if summary.worst is None else asdict(summary.worst),
+        f"private_{summary.merit.noun}s": len(summary.own),
+        "thresholds": thresholds,
+        "reconstructed": {f"{at:g}": summary.above(at) for at in thresholds},
+        **({} if summary.merit == PSNR else {"word_for_word": summary.exact}),
+        "worst": None if summary.worst is None else _worst(summary.worst),
         "limits": [{**asdict(one), "state": one.state, "words": one.describe()} for one in contents.limits],
         "answers": answers_of(contents),
         "frontiers": frontier_figures(contents),
         "bounds": bound_figures(contents),
-        "groups": [asdict(group) for group in summary.groups],
+        "groups": [_without_texts(asdict(group)) for group in summary.groups],
         "warnings": contents.warnings,
     }
     return (json.dumps(plain(found, "figures"), indent=1, allow_nan=False) + "\n").encode()
+
+
+def _worst(worst: ImageLeak) -> dict[str, Any]:
+    """The worst case; that of images by the names that programs know."""
+    found = asdict(worst)
+    if worst.score != PSNR.score:
+        return found
+    names = {"best": "psnr", "baseline": "baseline_psnr"}
+    return {
+        names.get(name, name): found[name] for name in ("data", "example", "best", "attack", "trial", "row", "baseline")
+    }
+
+
+def _without_texts(group: dict[str, Any]) -> dict[str, Any]:
+    """Figures of a group; those of images without what only texts have."""
+    if group["score"] != PSNR.score:
+        return group
+    for row in (group, *group["baselines"], *group["differences"]):
+        for name in ("score", "scores", "score_interval", "exact"):
+            row.pop(name, None)
+    return group
 
 
 def frontier_figures(contents: Contents) -> list[dict[str, Any]]:

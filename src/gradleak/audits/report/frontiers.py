@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from gradleak.audits.report.plots import frontier_plot
 from gradleak.audits.report.tables import Table
 from gradleak.audits.report.words import NOTHING, decibels
-from gradleak.audits.store import Contents, Frontier, Interval, Leak, Point
+from gradleak.audits.store import Contents, Frontier, Interval, Leak, Merit, Point
 
 _SHOWN = {"stops": "stopped", "bounded": "stopped by the bound", "leaks": "leaks", "open": "inconclusive"}
 
@@ -48,13 +48,14 @@ def sections(contents: Contents) -> list[FrontierSection]:
 def frontier_table(frontier: Frontier) -> Table:
     """The figures of every setting, in the order of the audit."""
     bounded = any(point.bound is not None or point.bound_trouble for point in frontier.points)
+    merit = frontier.points[0].judged.merit
     header = (
         "setting",
-        f"leaked at {frontier.threshold:g} dB [95 %]",
+        f"leaked at {merit.at(frontier.threshold)} [95 %]",
         f"below {100 * frontier.below:g} %",
         "knows the defense",
         "does not",
-        "median PSNR, dB [95 %]",
+        f"median {merit.heading if merit.unit else merit.word} [95 %]",
         *(("unbiased ceiling, dB [min, max]", "highest with the prior, dB") if bounded else ()),
         "test accuracy, % [95 %]",
         "price, points [95 %]",
@@ -67,7 +68,7 @@ def frontier_table(frontier: Frontier) -> Table:
             _SHOWN[point.state],
             _share(point.adaptive),
             _share(point.blind),
-            _psnr(point.psnr),
+            _leakage(point.leakage, merit),
             *((_bound(point), _prior_bound(point)) if bounded else ()),
             _percent(point.accuracy) if not math.isnan(point.accuracy.value) else point.trouble or NOTHING,
             _percent(point.price),
@@ -100,10 +101,10 @@ def _share(leak: Leak | None) -> str:
     return NOTHING if leak is None else f"{leak.beyond.successes} of {leak.beyond.trials}"
 
 
-def _psnr(interval: Interval) -> str:
+def _leakage(interval: Interval, merit: Merit) -> str:
     if math.isnan(interval.low):
-        return decibels(interval.value)
-    return f"{decibels(interval.value)} [{decibels(interval.low)}, {decibels(interval.high)}]"
+        return merit.number(interval.value)
+    return f"{merit.number(interval.value)} [{merit.number(interval.low)}, {merit.number(interval.high)}]"
 
 
 def _percent(interval: Interval) -> str:

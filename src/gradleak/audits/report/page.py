@@ -12,13 +12,15 @@ from gradleak.audits.report.ceilings import ceiling_section
 from gradleak.audits.report.choosing import choose
 from gradleak.audits.report.curves import curves_of
 from gradleak.audits.report.frontiers import sections
+from gradleak.audits.report.text_wall import TextCard, TextPair, text_card
 from gradleak.audits.store import (
-    CLOSE_DB,
-    RECOGNIZABLE_DB,
+    MERITS,
+    PSNR,
     BaselineRow,
     Contents,
     Group,
     ImageLeak,
+    Merit,
     Store,
     TrialRecord,
     component_list,
@@ -41,6 +43,7 @@ class Block:
     Attributes:
         title: the data set.
         setting: batch size, client, defenses.
+        merit: by what the leakage of its rows is judged.
         rows: each attack, with the baselines that follow it: those of its own examples, once for all attacks that
             share them.
         differences: how far the attacks are apart on the same updates, in words.
@@ -48,6 +51,7 @@ class Block:
 
     title: str
     setting: str
+    merit: Merit
     rows: tuple[tuple[Group, tuple[BaselineRow, ...]], ...]
     differences: tuple[str, ...]
 
@@ -96,30 +100,32 @@ def _data(store: Store, contents: Contents, brief: bool) -> dict[str, Any]:
     colors = _colors(records)
     shown = choosing.Shown(()) if brief else choose(records)
     walls = [
-        (title, note, [wall.card(store, record, colors[record.attack]) for record in members])
+        (title, note, [_card(store, record, colors[record.attack]) for record in members])
         for title, note, members in _walls(shown)
     ]
     cards = [card for _, _, members in walls for card in members]
     for card in cards:
-        store.picture(card.record)
+        if isinstance(card, wall.Card):
+            store.picture(card.record)
     leak, bounds = summary.worst, ceiling_section(contents)
     worst = None if leak is None else next((record for record in records if record.id == leak.trial), None)
     return {
         "folder": contents.declared.name or store.folder.resolve().name,
         "warnings": contents.warnings,
         "summary": summary,
-        "thresholds": contents.declared.thresholds,
+        "merit": summary.merit,
+        "merits": list(dict.fromkeys(record.merit for record in records)) or [PSNR],
         "limits": [(one, words.cell(one.cell)) for one in contents.limits],
         "verdict": words.verdict(summary),
         "answers": answers_of(contents)[:MOST_ANSWERS],
         "frontiers": sections(contents),
         "bounds": bounds,
-        "bound_findings": () if bounds is None else bounds.findings,
+        "bound_findings": bounds.findings if bounds else [f"{why}."] if (why := contents.without_bounds) else [],
         "statuses": words.STATUS,
         "short_statuses": words.SHORT_STATUS,
         "small": SMALL,
-        "close": CLOSE_DB,
-        "recognizable": RECOGNIZABLE_DB,
+        "shows_images": any(isinstance(card, wall.Card) for card in cards),
+        "shows_texts": any(isinstance(card, TextCard) for card in cards),
         "ledger": _ledger(records),
         "blocks": _blocks(summary.groups, colors),
         "colors": colors,
@@ -161,11 +167,16 @@ def _colors(records: Sequence[TrialRecord]) -> dict[str, int]:
     return {name: position % plots.series_count() + 1 for position, name in enumerate(names)}
 
 
-def _hero(store: Store, record: TrialRecord | None, worst: ImageLeak | None) -> wall.Pair | None:
-    """The pictures of the worst case, if it has some."""
+def _card(store: Store, record: TrialRecord, color: int) -> wall.Card | TextCard:
+    """A trial with its pictures, or with its texts."""
+    return wall.card(store, record, color) if record.merit == PSNR else text_card(store, record, color)
+
+
+def _hero(store: Store, record: TrialRecord | None, worst: ImageLeak | None) -> wall.Pair | TextPair | None:
+    """The pictures or the texts of the worst case, if it has some."""
     if record is None or worst is None:
         return None
-    pairs = wall.card(store, record, 0).pairs
+    pairs = _card(store, record, 0).pairs
     return pairs[worst.row] if worst.row < len(pairs) else None
 
 
@@ -173,14 +184,15 @@ def _blocks(groups: Sequence[Group], colors: Mapping[str, int]) -> list[Block]:
     collected: dict[tuple[str, ...], list[Group]] = {}
     for group in groups:
         model = words.model(group.settings)
-        key = (group.data, str(group.batch_size), group.client, group.defenses, model, group.threat)
+        key = (group.data, str(group.batch_size), group.client, group.defenses, model, group.threat, group.score)
         collected.setdefault(key, []).append(group)
     blocks: list[Block] = []
     named = len({key[4] for key in collected}) > 1 or any("model.trained.data" in group.settings for group in groups)
     several = len({key[5] for key in collected}) > 1
-    for (data, batch, client, defenses, model, threat), found in collected.items():
+    for (data, batch, client, defenses, model, threat, score), found in collected.items():
         members = sorted(found, key=lambda group: colors[group.attack])  # alike in every block
-        setting = f"{batch} image{'' if batch == '1' else 's'} in a batch, client {client}, {defenses or 'no defense'}"
+        noun = MERITS[score].noun
+        setting = f"{batch} {noun}{'' if batch == '1' else 's'} in a batch, client {client}, {defenses or 'no defense'}"
         setting += (f", model {model}" if named else "") + (f"; attacker: {threat}" if several else "")
         shared = all(member.baselines == members[0].baselines for member in members)
         rows = [
@@ -188,7 +200,7 @@ def _blocks(groups: Sequence[Group], colors: Mapping[str, int]) -> list[Block]:
             for position, member in enumerate(members)
         ]
         apart = [difference for member in members for difference in member.differences if difference.median > 0]
-        blocks.append(Block(data, setting, tuple(rows), tuple(map(words.difference, apart))))
+        blocks.append(Block(data, setting, MERITS[score], tuple(rows), tuple(map(words.difference, apart))))
     return blocks
 
 

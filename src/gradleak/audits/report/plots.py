@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gradleak.audits.report.axes import Axis, AxisLine
 from gradleak.audits.report.svg import INK, MARK, SERIES, Curve, Frame, drawn_curves, picture
-from gradleak.audits.store import Group, Interval, Point, TrialRecord
+from gradleak.audits.store import PSNR, Group, Interval, Merit, Point, TrialRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,49 +33,51 @@ def objective_plot(records: Sequence[TrialRecord], series: Sequence[int]) -> str
     return drawn_curves(curves, Frame(y="objective", log_y=True))
 
 
-def psnr_plot(records: Sequence[TrialRecord], series: Sequence[int], marks: Sequence[float]) -> str:
-    """PSNR of the snapshots against evaluations, one line for each private example, with lines at `marks` dB."""
+def leakage_plot(records: Sequence[TrialRecord], series: Sequence[int], merit: Merit) -> str:
+    """Figure of merit of the snapshots against evaluations, one line for each private example of that kind."""
     curves = [
-        Curve(
-            record.course.snapshot_evaluations,
-            [min(moment[row], _HIGHEST_DB) for moment in record.course.psnr],
-            number,
-        )
+        Curve(record.course.snapshot_evaluations, [min(moment[row], _HIGHEST_DB) for moment in moments], number)
         for record, number in zip(records, series, strict=True)
-        if record.course.psnr
-        for row in range(len(record.course.psnr[0]))
+        if record.merit == merit and (moments := _moments(record))
+        for row in range(len(moments[0]))
     ]
-    return drawn_curves(curves, Frame(y="PSNR (dB)", rows=marks))
+    return drawn_curves(curves, Frame(y=merit.axis, rows=(merit.recognizable, merit.close)))
 
 
-def share_plot(values: Sequence[tuple[Sequence[float], int]], marks: Sequence[float]) -> str:
-    """For each attack the share of private examples that reached a PSNR; what was not scored reached none.
+def _moments(record: TrialRecord) -> tuple[tuple[float, ...], ...]:
+    return record.course.psnr if record.merit == PSNR else record.course.token_accuracy
+
+
+def share_plot(values: Sequence[tuple[Sequence[float], int]], marks: Sequence[float], merit: Merit = PSNR) -> str:
+    """For each attack the share of private examples that reached a value; what was not scored reached none.
 
     Args:
-        values: PSNRs in dB, NaN allowed, and the number of the color, for each line.
-        marks: vertical lines at these dB.
+        values: figures of merit, NaN allowed, and the number of the color, for each line.
+        marks: vertical lines at these values.
+        merit: what they are.
 
     Returns:
         SVG; empty if there is nothing to draw.
     """
     curves: list[Curve] = []
-    for psnr, series in values:
-        reached = sorted(min(value, _HIGHEST_DB) for value in psnr if not math.isnan(value))
-        shares = [100 * (len(reached) - rank) / len(psnr) for rank in range(len(reached))]
+    for found, series in values:
+        reached = sorted(min(value, _HIGHEST_DB) for value in found if not math.isnan(value))
+        shares = [100 * (len(reached) - rank) / len(found) for rank in range(len(reached))]
         if reached:
             curves.append(Curve([*reached, reached[-1]], [*shares, 0.0], series, steps=True))
-    return drawn_curves(curves, Frame(x="PSNR (dB) or more", y="share of images (%)", log_x=False, columns=marks))
+    frame = Frame(x=f"{merit.axis} or more", y=f"share of {merit.noun}s (%)", log_x=False, columns=marks)
+    return drawn_curves(curves, frame)
 
 
 def axis_plot(
     lines: Sequence[tuple[AxisLine, int]], axis: Axis, marks: Sequence[float], *, legend: bool = False
 ) -> str:
-    """Median PSNR with its interval over a setting that was varied, and in gray the best answer without the update.
+    """Medians with their intervals over a setting that was varied, and in gray the best answer without the update.
 
     Args:
         lines: each with the number of its color.
         axis: the setting.
-        marks: horizontal lines at these dB.
+        marks: horizontal lines at these values.
         legend: put one inside the plot.
 
     Returns:
@@ -84,20 +86,21 @@ def axis_plot(
     words = axis.words
     # What needs no update depends on the examples alone, which lines of one place share.
     chance = {
-        place: chance_db(group) for line, _ in lines for place, group in zip(line.places, line.groups, strict=True)
+        place: chance_of(group) for line, _ in lines for place, group in zip(line.places, line.groups, strict=True)
     }
     curves = [Curve(sorted(chance), [chance[place] for place in sorted(chance)], 0, label=UNSEEN if legend else "")]
     for line, series in lines:
-        medians = [min(group.psnr.median, _HIGHEST_DB) for group in line.groups]
+        medians = [min(group.leakage.median, _HIGHEST_DB) for group in line.groups]
         band = (
-            [min(group.psnr_interval[0], _HIGHEST_DB) for group in line.groups],
-            [min(group.psnr_interval[1], _HIGHEST_DB) for group in line.groups],
+            [min(group.leakage_interval[0], _HIGHEST_DB) for group in line.groups],
+            [min(group.leakage_interval[1], _HIGHEST_DB) for group in line.groups],
         )
         label = line.title if legend else ""
         curves.append(Curve(line.places, medians, series, band, label=label, apart=not axis.ordered))
     places = [place for line, _ in lines for place in line.places]
     wide = not words and min(places) > 0 and max(places) >= 8 * min(places)
-    return drawn_curves(curves, Frame(x=axis.title, y="median PSNR (dB)", log_x=wide, ticks=words, rows=marks))
+    median_of = f"median {axis.merit.axis if axis.merit.unit else axis.merit.word}"
+    return drawn_curves(curves, Frame(x=axis.title, y=median_of, log_x=wide, ticks=words, rows=marks))
 
 
 def frontier_plot(points: Sequence[Point]) -> str:
@@ -208,9 +211,10 @@ def _heights(shown: Sequence[tuple[int, Point]]) -> list[float]:
     return [height for _, _, height in taken]
 
 
-def chance_db(group: Group) -> float:
-    """Median PSNR in dB of the best kind of answer that never saw the update; NaN if there is none."""
-    return max((row.psnr.median for row in group.baselines if not math.isnan(row.psnr.median)), default=math.nan)
+def chance_of(group: Group) -> float:
+    """Median figure of merit of the best kind of answer that never saw the update; NaN if there is none."""
+    found = [row.leakage.median for row in group.baselines]
+    return max((value for value in found if not math.isnan(value)), default=math.nan)
 
 
 def layer_plot(records: Sequence[TrialRecord], *, legend: bool = False) -> tuple[str, tuple[str, ...]]:

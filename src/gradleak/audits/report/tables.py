@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from gradleak.audits.report.answers import rate_words
 from gradleak.audits.report.axes import Axis
-from gradleak.audits.report.plots import chance_db
-from gradleak.audits.report.words import decibels, fixed, share, whole
-from gradleak.audits.store import Group, leak_at
+from gradleak.audits.report.plots import chance_of
+from gradleak.audits.report.words import fixed, share, whole
+from gradleak.audits.store import PSNR, Group, leak_at
 
 
 @dataclass(frozen=True)
@@ -32,19 +32,19 @@ def axis_table(axis: Axis, threshold: float) -> Table:
 
     Args:
         axis: what was varied.
-        threshold: PSNR in dB, a declared one.
+        threshold: PSNR in dB, or token accuracy, a declared one.
 
     Returns:
         Success rates and medians with their 95 % intervals, the best answer without the update beside, and the cost.
     """
-    named = len(axis.lines) > 1
+    named, merit = len(axis.lines) > 1, axis.merit
     header = (
         axis.title,
         *(("attack",) if named else ()),
-        f"success at {threshold:g} dB [95 %]",
-        f"images at {threshold:g} dB",
-        "median PSNR, dB [95 %]",
-        "without the update, dB",
+        f"success at {merit.at(threshold)} [95 %]",
+        f"{merit.noun}s at {merit.at(threshold)}",
+        f"median {merit.heading if merit.unit else merit.word} [95 %]",
+        "without the update, dB" if merit == PSNR else "without the update",
         "updates reproduced",
         "seconds",
         "evaluations",
@@ -59,12 +59,13 @@ def axis_table(axis: Axis, threshold: float) -> Table:
 
 def _cells(group: Group, threshold: float) -> tuple[str, ...]:
     leak = leak_at(group.leaks, threshold)
-    low, high = group.psnr_interval
+    low, high = group.leakage_interval
+    number = group.merit.number
     return (
         rate_words(group, threshold),
         share(leak.images, leak.of),
-        f"{decibels(group.psnr.median)} [{decibels(low)}, {decibels(high)}]",
-        decibels(chance_db(group)),
+        f"{number(group.leakage.median)} [{number(low)}, {number(high)}]",
+        number(chance_of(group)),
         share(group.statuses.get("converged", 0), group.trials),
         fixed(group.seconds, 1),
         whole(group.evaluations),

@@ -3,8 +3,9 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import median
 
-from gradleak.audits.store import CLOSE_DB, RECOGNIZABLE_DB, Difference, Rate, Summary
+from gradleak.audits.store import MERITS, PSNR, Difference, Merit, Rate, Summary
 
 STATUS = {
     "converged": ("update reproduced", "good"),
@@ -28,7 +29,8 @@ BASELINE = {
     "grey": "gray card",
     "mean_color": "own mean color",
     "dataset_mean": "data set mean",
-    "random_other": "another image",
+    "frequent_tokens": "most frequent tokens",
+    "random_tokens": "random tokens",
 }
 
 NOTHING = "–"
@@ -73,9 +75,13 @@ def share(count: int, total: int) -> str:
 
 def difference(found: Difference) -> str:
     """How far one attack is ahead of another on the same updates."""
-    interval = "" if math.isnan(found.low) else f", 95 % interval {fixed(found.low, 1)} to {fixed(found.high, 1)}"
+    merit = MERITS[found.score]
+    ends = f"{merit.number(found.low)} to {merit.number(found.high)}"
+    interval = "" if math.isnan(found.low) else f", 95 % interval {ends}"
+    ahead = f"{merit.number(found.median)} {merit.unit}".strip()
+    where = "" if merit.unit else f"in {merit.word}, "
     return (
-        f"{found.attack} is {fixed(found.median, 1)} dB ahead of {found.other} in the median over the same images"
+        f"{found.attack} is {ahead} ahead of {found.other} {where}in the median over the same {merit.noun}s"
         f"{interval}, {found.captures} captured batches."
     )
 
@@ -108,14 +114,9 @@ def accuracy(settings: Mapping[str, object], part: str) -> str:
     return f"{100 * value:.1f}\u202f%" if isinstance(value, int | float) else ""
 
 
-def baseline(name: str) -> str:
+def baseline(name: str, noun: str = "image") -> str:
     """A baseline in words."""
-    return BASELINE.get(name, name)
-
-
-def images(count: int) -> str:
-    """Such as `1 private image`."""
-    return f"{count} private image" + ("" if count == 1 else "s")
+    return f"another {noun}" if name == "random_other" else BASELINE.get(name, name)
 
 
 @dataclass(frozen=True)
@@ -137,17 +138,19 @@ class Verdict:
 
 def verdict(summary: Summary) -> Verdict:
     """The findings of a summary in words, the worst case first."""
-    total = len(summary.images)
-    close, recognizable = summary.above(CLOSE_DB), summary.above(RECOGNIZABLE_DB)
+    merit = summary.merit
     badge, headline = {
-        "leak": ("Leak", f"{_some(close, total)} reconstructed almost exactly."),
-        "partial": ("Leak", f"{_some(recognizable, total)} reconstructed so that one can recognize it."),
-        "none": ("No leak found", f"None of {images(total)} was reconstructed by these attacks."),
-        "unknown": ("No verdict", "The attacks failed, so nothing is known about the safety of these images."),
+        "leak": ("Leak", _close(summary)),
+        "partial": ("Leak", _partial(summary)),
+        "none": (
+            "No leak found",
+            f"None of {merit.counted(len(summary.own))} was {_done(merit)} by these attacks.",
+        ),
+        "unknown": ("No verdict", f"The attacks failed, so nothing is known about the safety of these {merit.noun}s."),
     }[summary.level]
     if not summary.trials:
         headline = "There are no trials in this folder."
-    findings = [*_leaks(summary), *_baseline(summary), *_attack_outcomes(summary.statuses)]
+    findings = [*_leaks(summary), *_tokens(summary), *_baseline(summary), *_attack_outcomes(summary.statuses)]
     if summary.level == "none":
         findings.append(
             "This is what these attacks could do with these means, and no proof that others cannot do more."
@@ -155,10 +158,35 @@ def verdict(summary: Summary) -> Verdict:
     return Verdict(summary.level, badge, headline, tuple(findings))
 
 
-def _some(count: int, total: int) -> str:
+def _done(merit: Merit) -> str:
+    """What attacks do to this kind of data."""
+    return "reconstructed" if merit == PSNR else "recovered"
+
+
+def _close(summary: Summary) -> str:
+    if summary.merit == PSNR:
+        return f"{_some(summary.above(PSNR.close), summary)} reconstructed almost exactly."
+    if summary.exact:
+        return f"{_some(summary.exact, summary)} recovered word for word."
+    found = _some(summary.above(summary.merit.close), summary)
+    return f"{found} recovered with at least {100 * summary.merit.close:g}\u202f% of the tokens in place."
+
+
+def _partial(summary: Summary) -> str:
+    recognizable = summary.above(summary.merit.recognizable)
+    if summary.merit == PSNR:
+        return f"{_some(recognizable, summary)} reconstructed so that one can recognize it."
+    if recognizable:
+        share = f"{100 * summary.merit.recognizable:g}\u202f%"
+        return f"{_some(recognizable, summary)} recovered with at least {share} of the tokens in place."
+    return f"The words of {summary.as_words} of {summary.merit.counted(len(summary.own))} were recovered, in no order."
+
+
+def _some(count: int, summary: Summary) -> str:
+    total, merit = len(summary.own), summary.merit
     if count == total:
-        return f"The {images(1)} was" if total == 1 else f"All {images(total)} were"
-    return f"{count} of {images(total)} {'was' if count == 1 else 'were'}"
+        return f"The {merit.counted(1)} was" if total == 1 else f"All {merit.counted(total)} were"
+    return f"{count} of {merit.counted(total)} {'was' if count == 1 else 'were'}"
 
 
 def _leaks(summary: Summary) -> list[str]:
@@ -166,23 +194,40 @@ def _leaks(summary: Summary) -> list[str]:
     worst = summary.worst
     if worst is None:
         return []
+    merit, noun = summary.merit, summary.merit.noun
     return [
-        f"Worst case: {worst.data} image {worst.example}, at {decibels(worst.psnr)} dB by {worst.attack}. "
-        f"Median of the best reconstruction of each image: {decibels(summary.best.median)} dB. "
-        "One leaked image is a leak, however low the median.",
+        f"Worst case: {worst.data} {noun} {worst.example}, at {merit.value(worst.best)} by {worst.attack}. "
+        f"Median of the best reconstruction of each {noun}: {merit.value(summary.best.median)}. "
+        f"One leaked {noun} is a leak, however low the median.",
+    ]
+
+
+def _tokens(summary: Summary) -> list[str]:
+    """What is known of texts whatever the order: a set of words may be all that somebody needs."""
+    reached = [text.recall for text in summary.own if not math.isnan(text.recall)]
+    if not reached:
+        return []
+    chance = max((text.baseline_recall for text in summary.own if not math.isnan(text.baseline_recall)), default=0.0)
+    return [
+        f"Tokens in any order: attacks found {100 * median(reached):.0f}\u202f% of a text's distinct tokens in the "
+        f"median and {100 * max(reached):.0f}\u202f% at worst; answers that never saw the update hold at most "
+        f"{100 * chance:.0f}\u202f%."
     ]
 
 
 def _baseline(summary: Summary) -> list[str]:
-    reached = [image.baseline_psnr for image in summary.images if not math.isnan(image.baseline_psnr)]
+    merit = summary.merit
+    reached = [image.baseline for image in summary.own if not math.isnan(image.baseline)]
     if not reached:
         return []
-    sentence = f"An answer that never saw the update reaches at most {decibels(max(reached))} dB on these images."
-    above = sum(value >= RECOGNIZABLE_DB for value in reached)
+    sentence = (
+        f"An answer that never saw the update reaches at most {merit.value(max(reached))} on these {merit.noun}s."
+    )
+    above = sum(value >= merit.recognizable for value in reached)
     if above:
         sentence += (
-            f" For {above} of them that is {RECOGNIZABLE_DB:.0f} dB or more by itself, so an image counts as "
-            "reconstructed only where an attack comes closer than that."
+            f" For {above} of them that is {merit.at(merit.recognizable)} or more by itself, so {merit.article} counts "
+            f"as {_done(merit)} only where an attack comes closer than that."
         )
     return [sentence]
 
