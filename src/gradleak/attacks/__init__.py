@@ -32,6 +32,7 @@ from gradleak.attacks.recipes import (
 from gradleak.attacks.relu import relu_inversion
 from gradleak.attacks.residual import residual_peeling
 from gradleak.attacks.smooth import staged
+from gradleak.attacks.text.encoder_search import dager_encoder
 from gradleak.attacks.using_layers import using_layers
 
 ATTACKS = (
@@ -58,6 +59,7 @@ ATTACKS = (
     finite_differences,
     using_layers,
     learned,
+    dager_encoder,
 )
 """Factories of every attack that comes with the package, for listings; the name is the function's own."""
 
@@ -71,6 +73,7 @@ __all__ = [
     "batch_restoration",
     "cocktail_party",
     "cpl",
+    "dager_encoder",
     "dlg",
     "finite_differences",
     "dropout_inversion",
