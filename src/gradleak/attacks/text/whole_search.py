@@ -27,6 +27,8 @@ _STARTS = 32
 # Random texts begin with lengths from the longest down by this share of it.
 _SHORTER = 0.75
 _GOLDEN = (5**0.5 - 1) / 2
+# From a text that no step makes better, the search goes on with so many others that may have the right length.
+_DETOURS = 3
 # So many equations have to hold for a text to be accepted.
 _AGREEING = 2
 # A text that agrees with another at more than this share of positions is on its way to it.
@@ -97,11 +99,14 @@ class WholeSearch:
         while starts < most_starts and (count is None or len(found) < count) and time.perf_counter() < deadline:
             starts += 1
             fewer = self._without(found)
-            text, solved = self._descended(self._start(fewer, starts), fewer, (), deadline)
-            if not solved:
+            text, solved, others = self._descended(self._start(fewer, starts), fewer, (), deadline)
+            for stuck in () if solved else (text, *others):
                 # A token that a found text has at the same position is allowed again.
-                text, solved = self._descended(text, self.allowed, found, deadline)
-            if solved and not any(torch.equal(text, other) for other in found):
+                text, solved, _ = self._descended(stuck, self.allowed, found, deadline)
+                solved &= not _among(text, found)
+                if solved:
+                    break
+            if solved and not _among(text, found):
                 found.append(text)
                 if done(torch.stack(found)):
                     break
@@ -131,18 +136,23 @@ class WholeSearch:
 
     def _descended(
         self, text: Tensor, allowed: Sequence[Tensor], avoided: Sequence[Tensor], deadline: float
-    ) -> tuple[Tensor, bool]:
-        """Steps from one text until it satisfies the equations, or no step makes it better, or leads to a known one."""
+    ) -> tuple[Tensor, bool, list[Tensor]]:
+        """Steps from one text until it satisfies the equations, or no step makes it better, or leads to a known one.
+
+        Returns:
+            The text, whether it satisfies them, and if not what it might be with other lengths.
+        """
+        others: list[Tensor] = []
         for _ in range(_STEPS):
             if self._solves(text):
-                return text, True
+                return text, True, []
             if time.perf_counter() > deadline or any(self._alike(text, other) for other in avoided):
                 break
-            better = self._step(text, allowed)
+            better, others = self._step(text, allowed)
             if better is None:
-                break
+                return text, False, others
             text = better
-        return text, self._solves(text)
+        return text, self._solves(text), others
 
     def _alike(self, text: Tensor, other: Tensor) -> bool:
         """Whether most tokens of a text are at the same position of another."""
@@ -158,11 +168,11 @@ class WholeSearch:
         excesses = [float(one.excess(entering[one.modules[0]][0, kept]).median()) for one in self.equations]
         return sum(excess <= ACCEPTED for excess in excesses) >= min(_AGREEING, len(self.equations))
 
-    def _step(self, text: Tensor, allowed: Sequence[Tensor]) -> Tensor | None:
-        """The best text that least squares lead to, or None if it is no better."""
+    def _step(self, text: Tensor, allowed: Sequence[Tensor]) -> tuple[Tensor | None, list[Tensor]]:
+        """The best text that least squares lead to, or None if it is no better; and good ones of other lengths."""
         places, tokens = self._replacements(text, allowed)
         if not len(places):
-            return None
+            return None, []
         changed = text.repeat(len(places) + 1, 1)
         changed[torch.arange(1, len(changed)), places] = tokens
         parts = self._outside(changed)
@@ -182,8 +192,18 @@ class WholeSearch:
         powers = [part.flatten(1).square().sum(dim=1) for part in self._outside(texts)]
         totals = self._total(powers, texts, units)
         own = self._total([part[:1].flatten(1).square().sum(dim=1) for part in parts], text[None], units)
-        best = int(totals.argmin())
-        return texts[best] if float(totals[best]) < _PROGRESS * float(own[0]) else None
+        best = texts[totals.argmin()] if float(totals.min()) < _PROGRESS * float(own[0]) else None
+        return best, self._other_lengths(texts, totals, text)
+
+    def _other_lengths(self, texts: Tensor, totals: Tensor, text: Tensor) -> list[Tensor]:
+        """Those of texts `[S, T]` that are better than all that are one token shorter or longer, by how much."""
+        lengths = self._kept(texts).sum(dim=1)
+        lowest = torch.full((self.length + 2,), torch.inf, dtype=totals.dtype)
+        lowest.scatter_reduce_(0, lengths, totals, "amin")
+        depth = torch.minimum(lowest[lengths - 1], lowest[lengths + 1]) / totals
+        depth[(totals > lowest[lengths]) | (lengths == self._kept(text[None]).sum())] = 0
+        order = depth.argsort(descending=True)[: int((depth > 1).sum())]
+        return list(texts[order[:_DETOURS]])
 
     def _replacements(self, text: Tensor, allowed: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Positions and tokens of all single replacements, `[K]` each; padding is one where texts have an end."""
@@ -240,3 +260,7 @@ class WholeSearch:
         """Sum over equations of the mean power at a position, each in its unit, `[S]`."""
         counts = self._kept(texts).sum(dim=1).clamp(min=1)
         return torch.stack([power / unit**2 for power, unit in zip(powers, units, strict=True)]).sum(dim=0) / counts
+
+
+def _among(text: Tensor, others: Sequence[Tensor]) -> bool:
+    return any(torch.equal(text, other) for other in others)
