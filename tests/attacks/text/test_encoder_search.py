@@ -24,7 +24,7 @@ def bert(*, masked: bool, tied: bool = True, width: int = 64, length: int = 10) 
     config = transformers.BertConfig(
         vocab_size=VOCABULARY, hidden_size=width, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
         max_position_embeddings=16, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, num_labels=3,
-        tie_word_embeddings=tied,
+        tie_word_embeddings=tied, initializer_range=0.1,
     )  # fmt: skip
     kind = transformers.BertForMaskedLM if masked else transformers.BertForSequenceClassification
     space = gl.TokenSpace(VOCABULARY, length, padding=0, mask=MASK, special=(BEGIN, END))

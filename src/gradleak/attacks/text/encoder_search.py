@@ -31,8 +31,7 @@ _CHUNK = 256
 _ALLOWED = 1.5 * ACCEPTED
 # An equation whose span is smaller than this share of that of the first layer lacks the inputs of some positions.
 _COMPLETE = 0.8
-# More would cost more than they help: each further one runs the model deeper.
-_EQUATIONS = 2
+_EQUATIONS = 3
 # Directions of the first layer's span that may be rounding instead of tokens.
 _UNEXPLAINED = 0.05
 _MOST_UNKNOWN = 16

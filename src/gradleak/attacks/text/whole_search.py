@@ -29,6 +29,9 @@ _SHORTER = 0.75
 _GOLDEN = (5**0.5 - 1) / 2
 # From a text that no step makes better, the search goes on with so many others that may have the right length.
 _DETOURS = 3
+# The first starts follow so few equations, since each further one runs the model deeper; later ones follow all.
+_FOLLOWED = 2
+_QUICK = 4
 # So many equations have to hold for a text to be accepted.
 _AGREEING = 2
 # A text that agrees with another at more than this share of positions is on its way to it.
@@ -78,6 +81,7 @@ class WholeSearch:
     ) -> None:
         self.test, self.equations, self.allowed = test, tuple(equations), tuple(allowed)
         self.padding, self.length, self.generator = padding, length, generator
+        self.followed = self.equations[:_FOLLOWED]
         self.evaluations = 0
 
     def texts(
@@ -98,6 +102,8 @@ class WholeSearch:
         starts = 0
         while starts < most_starts and (count is None or len(found) < count) and time.perf_counter() < deadline:
             starts += 1
+            if starts > (_QUICK if count is None else count):
+                self.followed = self.equations
             fewer = self._without(found)
             text, solved, others = self._descended(self._start(fewer, starts), fewer, (), deadline)
             for stuck in () if solved else (text, *others):
@@ -241,12 +247,12 @@ class WholeSearch:
 
     def _outside(self, texts: Tensor) -> list[Tensor]:
         """For every equation what the unit inputs have outside of its span, zero at padding, `[S, T, directions]`."""
-        names = [one.modules[0] for one in self.equations]
+        names = [one.modules[0] for one in self.followed]
         parts: list[list[Tensor]] = [[] for _ in names]
         for chunk in texts.split(_CHUNK):
             entering = self.test.inputs(chunk, names)
             kept = self._kept(chunk)[..., None]
-            for part, one in zip(parts, self.equations, strict=True):
+            for part, one in zip(parts, self.followed, strict=True):
                 unit = torch.nn.functional.normalize(entering[one.modules[0]].to(one.directions), dim=-1)
                 part.append((unit @ one.directions[one.rank : one.rank + _DIRECTIONS].T) * kept)
         self.evaluations += len(texts)
