@@ -33,6 +33,7 @@ from gradleak.attacks.relu import relu_inversion
 from gradleak.attacks.residual import residual_peeling
 from gradleak.attacks.smooth import staged
 from gradleak.attacks.text import dager, dlg_text, lamp, tag, train_language_model
+from gradleak.attacks.text.encoder_search import dager_encoder
 from gradleak.attacks.using_layers import using_layers
 
 ATTACKS = (
@@ -63,6 +64,7 @@ ATTACKS = (
     tag,
     lamp,
     dager,
+    dager_encoder,
 )
 """Factories of every attack that comes with the package, for listings; the name is the function's own."""
 
@@ -77,6 +79,7 @@ __all__ = [
     "cocktail_party",
     "cpl",
     "dager",
+    "dager_encoder",
     "dlg",
     "dlg_text",
     "finite_differences",
