@@ -330,4 +330,5 @@ def _data_words(entry: DataSpec) -> str:
     words += [] if entry.size is None else [f"{entry.size}x{entry.size} pixels"]
     words += [] if entry.only is None else [f"only {', '.join(entry.only)}"]
     words += [] if entry.classes is None else [f"{entry.classes} classes"]
+    words += [] if entry.objective == "classification" else [f"objective {entry.objective}"]
     return ", ".join([*words, *(["distinct labels"] if entry.distinct_labels else [])])
