@@ -99,4 +99,3 @@ def _plain(found: Comparison) -> dict[str, Any]:
         "only_after": [dict(group.settings) for group in found.only_after],
         "environments": {name: [list(one), list(two)] for name, (one, two) in found.environments.items()},
     }
-
