@@ -6,6 +6,7 @@ import pytest
 from typer.main import get_command
 
 import gradleak as gl
+from gradleak.audits.by_name.models import TEXT
 from gradleak.cli import app
 from gradleak.cli.listing import KINDS
 from gradleak.zoo.data import BUNDLED
@@ -32,7 +33,7 @@ def test_names_are_those_of_the_library() -> None:
     assert all(callable(getattr(gl.attacks, name)) for name in names("attacks"))
     assert all(isinstance(getattr(gl.clients, name), type) for name in names("clients"))
     assert all(isinstance(getattr(gl.defenses, name), type) for name in names("defenses"))
-    assert names("models") == [card.name for card in REFERENCE_MODELS]
+    assert names("models") == [*(card.name for card in REFERENCE_MODELS), *TEXT]
     assert names("data") == [card.name for card in BUNDLED]
 
 
@@ -56,7 +57,7 @@ def test_table_names_everything() -> None:
 def test_overview_counts_every_kind() -> None:
     counts = {entry["name"]: entry["count"] for entry in json.loads(run("list", "--json").out)}
     assert list(counts) == list(KINDS)
-    assert counts["models"] == len(REFERENCE_MODELS)
+    assert counts["models"] == len(REFERENCE_MODELS) + len(TEXT)
     table = run("list").out
     assert all(kind in table for kind in KINDS)
 

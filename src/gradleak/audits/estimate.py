@@ -147,7 +147,8 @@ def _kind(spec: Mapping[str, Any]) -> str:
     examples = spec.get("examples")
     count = len(examples) if isinstance(examples, list) else 0
     network = {key: value for key, value in model.items() if key not in {"seed", "digest"}}
-    return repr((spec.get("attack"), count, network, mapping(spec.get("data")).get("size")))
+    data = mapping(spec.get("data"))
+    return repr((spec.get("attack"), count, network, data.get("size"), data.get("settings"), data.get("objective")))
 
 
 def _how(by_store: int, kinds: int) -> str:

@@ -92,7 +92,8 @@ def test_cards_tell_the_truth_and_need_no_network(card: DataCard, monkeypatch: p
     assert data.input_shape == card.input_shape
     assert (len(data), data.num_classes) == (card.count, card.num_classes)
     assert len(torch.unique(data.targets)) == card.num_classes
-    assert card.load(20).input_shape == (card.input_shape[0], 20, 20)
+    if data.tokens is None:
+        assert card.load(20).input_shape == (card.input_shape[0], 20, 20)
     assert card.description
     assert card.source
 

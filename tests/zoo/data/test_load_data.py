@@ -35,7 +35,8 @@ def write_idx(images: Path, labels: Path, *, labels_packed: bool = False) -> Pat
 def test_bundled_names() -> None:
     for card in BUNDLED:
         assert load(card.name).input_shape == card.input_shape
-        assert load(card.name, size=12).input_shape == (card.input_shape[0], 12, 12)
+        if len(card.input_shape) == 3:
+            assert load(card.name, size=12).input_shape == (card.input_shape[0], 12, 12)
 
 
 def test_every_kind_of_path_gives_the_same_pixels(tmp_path: Path) -> None:
@@ -74,7 +75,7 @@ def test_a_bundled_name_wins_over_a_path(tmp_path: Path, monkeypatch: pytest.Mon
 def test_unknown_references() -> None:
     with pytest.raises(BadInput, match="did you mean 'faces'"):
         load("face")
-    with pytest.raises(BadInput, match="faces, digits, photographs, or an existing path.*check the path"):
+    with pytest.raises(BadInput, match="faces, digits, photographs, messages, or an existing path.*check the path"):
         load("some/where.npz")
 
 

@@ -85,7 +85,8 @@ def _with_objective(dataset: Dataset, objective: Objective, classes: int | None,
     try:
         return guarded("data", lambda: with_objective(dataset, objective, seed=seed))
     except BadSettings as error:
-        raise BadSettings("data", [Fault(("objective",), fault.text) for fault in error.faults]) from error
+        faults = [Fault(("objective",), fault.text.removeprefix("objective: ")) for fault in error.faults]
+        raise BadSettings("data", faults) from error
 
 
 def _read(name: str, settings: Mapping[str, object], size: int | None) -> Dataset:
