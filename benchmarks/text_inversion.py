@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 import gradleak as gl
 from gradleak.attacks.text import LanguageModel, train_language_model
+from gradleak.attacks.text.lamp import Variant
 from gradleak.seeds import stage_generator
 from gradleak.tokens import masked_tokens
 from gradleak.zoo.models.building import seeded
@@ -139,20 +140,24 @@ def capture(
     return gl.capture(gl.Task(makers[kind](), space, 2), inputs, targets, threat=threat)
 
 
-def attacks(arguments: argparse.Namespace, judge: LanguageModel) -> dict[str, gl.attacks.Attack]:
+def attacks(arguments: argparse.Namespace, judge: LanguageModel, size: int) -> dict[str, gl.attacks.Attack]:
     """By name, each with its paper's numbers but for the length of its course."""
-    ends = {"begin": BEGIN, "end": END}
-    orders = {
-        "candidates": arguments.candidates,
-        "permutations": arguments.candidates,
-        "proposals": arguments.proposals,
-    }
     made: dict[str, gl.attacks.Attack] = {
-        "dlg_text": gl.attacks.dlg_text(outer_steps=arguments.outer_steps, **ends),
-        "tag": gl.attacks.tag(steps=arguments.steps, **ends),
-        "lamp": gl.attacks.lamp(steps=arguments.steps, language_model=judge, **orders, **ends),
-        "lamp_l2_l1": gl.attacks.lamp(variant="l2_l1", steps=arguments.steps, language_model=judge, **orders, **ends),
+        "dlg_text": gl.attacks.dlg_text(outer_steps=size * arguments.outer_steps, begin=BEGIN, end=END),
+        "tag": gl.attacks.tag(steps=arguments.steps, begin=BEGIN, end=END),
     }
+    variants: dict[str, Variant] = {"lamp": "cos", "lamp_l2_l1": "l2_l1"}
+    for name, variant in variants.items():
+        made[name] = gl.attacks.lamp(
+            variant=variant,
+            language_model=judge,
+            steps=arguments.steps,
+            candidates=arguments.candidates,
+            permutations=arguments.candidates,
+            proposals=arguments.proposals,
+            begin=BEGIN,
+            end=END,
+        )
     return {name: made[name] for name in arguments.attacks}
 
 
@@ -209,7 +214,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0, help="of the first trial")
     parser.add_argument("--vocabulary", type=int, default=2000)
-    parser.add_argument("--outer-steps", type=int, default=30)
+    parser.add_argument("--outer-steps", type=int, default=30, help="of DLG, for each sentence of a batch")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--candidates", type=int, default=50)
     parser.add_argument("--proposals", type=int, default=60)
@@ -217,6 +222,8 @@ def main() -> None:
     arguments = parser.parse_args()
     words = Words(arguments.public, arguments.vocabulary)
     private = words.sentences(arguments.texts, SHORTEST, LONGEST)
+    if len(private) < max(arguments.batch_sizes):
+        parser.error(f"--texts: only {len(private)} sentences of {SHORTEST} to {LONGEST} tokens; give a longer text")
     judge = train_language_model(words.sentences(arguments.public, 4, 80), words.size, padding=PADDING)
     print(
         f"{len(private)} sentences, vocabulary {words.size}; {'labels given' * arguments.labels_known or 'no labels'}"
@@ -229,7 +236,7 @@ def main() -> None:
                     order = torch.randperm(len(private), generator=stage_generator(trial, "sentences"))
                     rows = [private[int(place)] for place in order[:size]]
                     captured = capture(kind, init, arguments.labels_known, rows, words.size, trial)
-                    for name, attack in attacks(arguments, judge).items():
+                    for name, attack in attacks(arguments, judge, size).items():
                         found.append(attacked((kind, init), name, attack, captured, trial))
                         if arguments.json is not None:
                             arguments.json.write_text(json.dumps([asdict(one) for one in found], indent=1))

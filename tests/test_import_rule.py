@@ -28,7 +28,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "zoo": frozenset({"errors", "seeds", "tensorfiles", "tokens"}),
     "bottleneck": frozenset({"errors", "seeds"}),
     "token_masks": frozenset(),
-    "tokens": frozenset({"errors", "token_masks"}),
+    "token_embeddings": frozenset({"errors"}),
+    "tokens": frozenset({"errors", "token_embeddings", "token_masks"}),
     "tasks": frozenset({"errors", "tokens"}),
     "updates": frozenset({"errors", "tasks"}),
     "clients": frozenset({"errors", "seeds", "bottleneck", "tasks", "updates"}),
@@ -55,6 +56,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
             "reconstructions",
             "optim",
             "linalg",
+            "tensorfiles",
             "inverters",
         }
     ),

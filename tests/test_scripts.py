@@ -30,6 +30,25 @@ def test_dlg_benchmark(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_text_inversion_benchmark(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    # Any words will do: nothing but the course of the script is looked at.
+    words = ["leaf", "stone", "river", "cloud", "quiet", "early", "brown", "meadow", "walks", "sings"]
+    sentences = [" ".join(words[(start + step * (start % 3 + 1)) % 10] for step in range(18)) for start in range(30)]
+    text, file = tmp_path / "text.txt", tmp_path / "rows.json"
+    text.write_text(" . ".join(sentences) + "\n")
+    small = ("--vocabulary", 200, "--trials", 1, "--outer-steps", 1, "--steps", 3, "--candidates", 2, "--proposals", 2)
+    kinds = ("--kinds", "mlm", "embedding", "--inits", 0.05, "--batch-sizes", 2)
+    out = run("benchmarks/text_inversion.py", "--texts", text, "--public", text, *kinds, *small, "--json", file)
+    assert "no labels" in out
+    rows = json.loads(file.read_text())
+    assert [(row["kind"], row["attack"]) for row in rows] == [
+        (kind, attack) for kind in ("mlm", "embedding") for attack in ("dlg_text", "tag", "lamp")
+    ]
+    assert all(row["status"] in {"budget", "converged"} and row["course"] for row in rows)
+
+
+@pytest.mark.slow
 def test_separation_benchmark(tmp_path: Path) -> None:
     file = tmp_path / "rows.json"
     nets = ("--train", "photographs", "--steps", 2, "--nets", "default", "trained")

@@ -1,8 +1,7 @@
 """Sequences of tokens: what such an input is, how it enters a model, and the losses on every position."""
 
 import inspect
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
@@ -10,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from gradleak.errors import BadInput, refuse
+from gradleak.errors import refuse
+from gradleak.token_embeddings import find_embedding, position_problems, replaced
 from gradleak.token_masks import attention_mask
 
 IGNORED = -100
@@ -188,7 +188,7 @@ class TokenSpace:
         embedding = self.embedding_of(module)[1]
         # Before the embedding answers with other values, since a mask may need a run of the plain model.
         arguments = self._arguments(module, tokens)
-        with _replaced(embedding, embedded):
+        with replaced(embedding, embedded):
             found = functional_call(module, dict(state), (), arguments)
         return found if isinstance(found, Tensor) else found.logits
 
@@ -212,47 +212,11 @@ class TokenSpace:
         Raises:
             BadInput: when there is none, or it is not clear which, or it does more than look up rows.
         """
-        modules = dict(module.named_modules())
-        found = [
-            (name, one)
-            for name, one in modules.items()
-            if isinstance(one, nn.Embedding) and one.num_embeddings == self.vocabulary
-        ]
-        if self.embedding is not None:
-            found = [(name, one) for name, one in found if name == self.embedding]
-        elif len(found) > 1:
-            found = [(name, one) for name, one in found if one is _input_embeddings(module)] or found
-        if len(found) == 1:
-            refuse(_unusual(*found[0]))
-            return found[0]
-        sizes = {name: one.num_embeddings for name, one in modules.items() if isinstance(one, nn.Embedding)}
-        wanted = f"an nn.Embedding with {self.vocabulary} rows" + (
-            f" named {self.embedding!r}" if self.embedding else ""
-        )
-        raise BadInput(
-            [
-                f"model: expected {wanted} for the tokens, got {sizes or 'no embedding at all'}; check that tokenizer, "
-                "space and model belong together, or name the module with TokenSpace(embedding=...)"
-            ]
-        )
+        return find_embedding(module, self.vocabulary, self.embedding)
 
     def position_problems(self, module: nn.Module) -> list[str]:
         """Whether a model that refuses such inputs has fewer positions than they have tokens, one line each."""
-        words = self.embedding_of(module)[1]
-        limits = {
-            name: one.num_embeddings
-            for name, one in module.named_modules()
-            # Embeddings of a few rows are those of segments.
-            if isinstance(one, nn.Embedding) and one is not words and 2 < one.num_embeddings < self.length
-        }
-        configured = getattr(getattr(module, "config", None), "max_position_embeddings", None)
-        if not limits and isinstance(configured, int) and configured < self.length:
-            limits = {"config.max_position_embeddings": configured}
-        return [
-            f"model: expected positions for sequences of {self.length} tokens, got {rows} ({name}); cut the texts and "
-            f"give TokenSpace(length={rows}) or less, or take a model with more positions"
-            for name, rows in limits.items()
-        ]
+        return position_problems(module, self.embedding_of(module)[1], self.length)
 
 
 def next_tokens(inputs: Tensor, padding: int | None = None) -> Tensor:
@@ -302,42 +266,3 @@ def masked_tokens(
     counts = (share * candidates.sum(dim=1)).round().clamp(min=1).long()
     hidden = draws.argsort(dim=1).argsort(dim=1) < counts[:, None]
     return inputs.masked_fill(hidden, space.mask), torch.where(hidden, inputs, IGNORED)
-
-
-def _unusual(name: str, embedding: nn.Embedding) -> list[str]:
-    """What keeps an embedding from being a plain lookup of its rows, one line each."""
-    problems: list[str] = []
-    if type(embedding).forward is not nn.Embedding.forward:
-        problems.append(
-            f"model: expected a plain nn.Embedding for the tokens, got {type(embedding).__name__} ({name}) with a "
-            "forward of its own, such as a scale; apply that in a module after a plain embedding"
-        )
-    for setting, usual in (("max_norm", None), ("scale_grad_by_freq", False), ("sparse", False)):
-        if getattr(embedding, setting) != usual:
-            problems.append(
-                f"model: expected {setting}={usual} in the embedding {name}, got {getattr(embedding, setting)}; "
-                "its gradient is then not that of a plain lookup, so set it back"
-            )
-    return problems
-
-
-def _input_embeddings(module: nn.Module) -> nn.Module | None:
-    """What a Hugging Face model says itself."""
-    find = getattr(module, "get_input_embeddings", None)
-    found = find() if callable(find) else None
-    return found if isinstance(found, nn.Module) else None
-
-
-@contextmanager
-def _replaced(embedding: nn.Embedding, embedded: Callable[[Tensor], Tensor]) -> Generator[None]:
-    """Let an embedding answer with other values of the weight that it has while it is called."""
-
-    def answer(called: nn.Module, _tokens: object, _output: object) -> Tensor:
-        assert isinstance(called, nn.Embedding)
-        return embedded(called.weight)
-
-    handle = embedding.register_forward_hook(answer)
-    try:
-        yield
-    finally:
-        handle.remove()

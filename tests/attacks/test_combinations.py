@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import gradleak as gl
-from gradleak.attacks.inversion import Inversion, LabelPart
+from gradleak.attacks.inversion import Inversion
 from gradleak.attacks.objectives import OBJECTIVES, Objective
 from gradleak.attacks.priors import (
     Prior,
@@ -16,6 +16,7 @@ from gradleak.attacks.priors import (
     task_loss,
     total_variation,
 )
+from gradleak.attacks.searched_targets import LabelPart
 from gradleak.optim import LBFGS, Adam, Optimizer
 from gradleak.threat import simulator
 from tests.problems import images, labels, normed_net

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from gradleak.attacks.courses import joined_history
 from gradleak.attacks.dropout_masks import MaskLayout
-from gradleak.attacks.inversion import observed_tensors, recovered_targets
+from gradleak.attacks.inversion import observed_tensors
 from gradleak.attacks.layout import Layout
 from gradleak.attacks.mismatch import REPRODUCED
 from gradleak.attacks.objectives import normalized_squared_distance
 from gradleak.attacks.precision import in_precision
 from gradleak.attacks.protocol import Progress, not_applicable
+from gradleak.attacks.searched_targets import recovered_targets
 from gradleak.attacks.spectrum import weighted_frequencies
 from gradleak.clients import Gradient
 from gradleak.optim import Budget, LevenbergMarquardt, Limits, Minimum, WolfeLBFGS, minimize, value_and_gradient

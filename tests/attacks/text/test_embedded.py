@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 import gradleak as gl
-from gradleak.attacks.inversion import Inversion, searched_layout
+from gradleak.attacks.inversion import Inversion
 from gradleak.attacks.objectives import squared_distance
+from gradleak.attacks.searched_targets import searched_layout
 from gradleak.attacks.text.embedded import Embedded, EmbeddedTokens, hard_targets, in_embeddings
 from gradleak.attacks.text.frames import Frame, longest_length
 from gradleak.optim import Adam

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gradleak.attacks.text import CausalModel, NGrams, train_language_model
+from gradleak.attacks.text import CausalModel, NGrams, lamp, train_language_model
 from gradleak.errors import BadInput
 
 VOCABULARY = 12
@@ -48,6 +48,9 @@ def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
         again = NGrams.load(tmp_path / "model.safetensors")
         assert again.padding == padding
         assert torch.equal(again(counting(3)), model(counting(3)))
+        judge = lamp(language_model=str(tmp_path / "model.safetensors")).language_model
+        assert judge is not None
+        assert torch.equal(judge(counting(3)), model(counting(3)))
     (tmp_path / "other.safetensors").write_bytes(b"nothing of the kind")
     with pytest.raises(BadInput):
         NGrams.load(tmp_path / "other.safetensors")

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import gradleak as gl
-from gradleak.attacks.inversion import searched_layout
 from gradleak.attacks.objectives import AbsoluteAndSquaredDistance, layer_cosine_distance, squared_distance
 from gradleak.attacks.priors import Weighted
+from gradleak.attacks.searched_targets import searched_layout
 from gradleak.attacks.text.alternation import Reorderings
 from gradleak.attacks.text.embedded import BERT_RMS, Embedded, in_embeddings
 from gradleak.attacks.text.lamp import embedding_norm
@@ -72,7 +72,7 @@ def test_lamp_holds_its_numbers() -> None:
     assert other.search.priors == (Weighted(25.0, embedding_norm),)
     assert other.language_weight == 60.0
     with pytest.raises(BadInput, match="'cos' or 'l2_l1'"):
-        gl.attacks.lamp(variant="l2")
+        gl.attacks.lamp(variant="l2")  # pyright: ignore[reportArgumentType]  # that is the point
 
 
 def test_the_norms_of_embeddings_are_those_of_the_vocabulary() -> None:

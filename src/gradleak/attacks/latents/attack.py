@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from gradleak.attacks.courses import joined_history
-from gradleak.attacks.inversion import recovered_targets
 from gradleak.attacks.latents.batches import images_below, read_latents
 from gradleak.attacks.latents.reading import LatentReading, below_latent, read_latent
 from gradleak.attacks.latents.search import LatentSearch
@@ -21,6 +20,7 @@ from gradleak.attacks.mismatch import REPRODUCED
 from gradleak.attacks.one_gradient import as_gradient
 from gradleak.attacks.precision import in_precision
 from gradleak.attacks.protocol import Progress, not_applicable
+from gradleak.attacks.searched_targets import recovered_targets
 from gradleak.bottleneck import bottlenecks
 from gradleak.clients import Gradient
 from gradleak.defenses import Precode

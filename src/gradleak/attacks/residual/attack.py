@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from gradleak.attacks.closed_form.answers import answer
-from gradleak.attacks.inversion import recovered_targets
 from gradleak.attacks.protocol import Progress, not_applicable
 from gradleak.attacks.relu.descent import color_variation
 from gradleak.attacks.residual.contrast import (
@@ -22,6 +21,7 @@ from gradleak.attacks.residual.network import Network, read_network
 from gradleak.attacks.residual.peel import Front, peel
 from gradleak.attacks.residual.search import Residual, residual_of
 from gradleak.attacks.residual.training_peel import peel_in_training
+from gradleak.attacks.searched_targets import recovered_targets
 from gradleak.clients import Gradient
 from gradleak.optim import (
     Budget,

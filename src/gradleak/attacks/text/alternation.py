@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from gradleak.attacks.inversion import Inversion, searched_layout
+from gradleak.attacks.inversion import Inversion
 from gradleak.attacks.layout import Layout
 from gradleak.attacks.protocol import Progress, not_applicable
+from gradleak.attacks.searched_targets import searched_layout
 from gradleak.attacks.text.embedded import EmbeddedTokens, in_embeddings
 from gradleak.attacks.text.language_model import LanguageModel
 from gradleak.attacks.text.reordering import proposed_orders, random_orders

@@ -1,21 +1,27 @@
 """LAMP, extracting text from gradients with language model priors (Balunovic, Dimitrov, Jovanovic, Vechev, 2022)."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from gradleak.attacks.inversion import Inversion, LabelPart
+from gradleak.attacks.inversion import Inversion
 from gradleak.attacks.objectives import AbsoluteAndSquaredDistance, layer_cosine_distance
 from gradleak.attacks.priors import Term, Weighted
+from gradleak.attacks.searched_targets import LabelPart
 from gradleak.attacks.text.alternation import Alternation
 from gradleak.attacks.text.embedded import BERT_RMS, EmbeddedTokens
-from gradleak.attacks.text.language_model import LanguageModel
+from gradleak.attacks.text.language_model import LanguageModel, NGrams
 from gradleak.errors import BadInput
 from gradleak.optim import Adam, Staircase
 from gradleak.threat import Observation
 
-_NORM_WEIGHT, _LANGUAGE_WEIGHT = {"cos": 1.0, "l2_l1": 25.0}, {"cos": 0.2, "l2_l1": 60.0}
+Variant = Literal["cos", "l2_l1"]
+
+_NORM_WEIGHT: Mapping[Variant, float] = {"cos": 1.0, "l2_l1": 25.0}
+_LANGUAGE_WEIGHT: Mapping[Variant, float] = {"cos": 0.2, "l2_l1": 60.0}
 
 
 def embedding_norm(observation: Observation) -> Term:
@@ -36,8 +42,8 @@ def embedding_norm(observation: Observation) -> Term:
 
 def lamp(
     *,
-    variant: str = "cos",
-    language_model: LanguageModel | None = None,
+    variant: Variant = "cos",
+    language_model: LanguageModel | str | None = None,
     language_weight: float | None = None,
     steps: int = 2000,
     candidates: int = 500,
@@ -63,7 +69,8 @@ def lamp(
     Args:
         variant: `"cos"`: one minus the cosine of each tensor, weights 1 (norm) and 0.2 (language); `"l2_l1"`: squared
             plus 0.01 absolute differences, weights 25 and 60.
-        language_model: judge of orders, such as `train_language_model` makes; None leaves only the update to judge.
+        language_model: judge of orders, such as `train_language_model` makes, or the file to which one was saved; None
+            leaves only the update to judge.
         language_weight: of the mean log-loss; None for the variant's own.
         steps: of Adam; with the other numbers, fewer if `max_evaluations` allows only fewer.
         candidates: random starts of a restart, of which one is kept.
@@ -84,7 +91,7 @@ def lamp(
         The attack.
 
     Raises:
-        BadInput: on another variant.
+        BadInput: on another variant, or a file that is no language model.
     """
     if variant not in _NORM_WEIGHT:
         raise BadInput([f"variant: expected 'cos' or 'l2_l1', got {variant!r}; choose one"])
@@ -103,7 +110,7 @@ def lamp(
     made = Alternation(
         search=search,
         adam=adam,
-        language_model=language_model,
+        language_model=NGrams.load(language_model) if isinstance(language_model, str) else language_model,
         language_weight=_LANGUAGE_WEIGHT[variant] if language_weight is None else language_weight,
         candidates=candidates,
         permutations=permutations,

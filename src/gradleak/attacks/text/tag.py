@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradleak.attacks.inversion import Inversion, LabelPart
+from gradleak.attacks.inversion import Inversion
+from gradleak.attacks.searched_targets import LabelPart
 from gradleak.attacks.text.embedded import BERT_RMS
 from gradleak.attacks.text.search import TextInversion
 from gradleak.optim import Adam, WarmLinear
