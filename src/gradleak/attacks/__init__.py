@@ -33,6 +33,7 @@ from gradleak.attacks.relu import relu_inversion
 from gradleak.attacks.residual import residual_peeling
 from gradleak.attacks.smooth import staged
 from gradleak.attacks.text import dlg_text, lamp, tag, train_language_model
+from gradleak.attacks.text.dager import dager
 from gradleak.attacks.using_layers import using_layers
 
 ATTACKS = (
@@ -62,6 +63,7 @@ ATTACKS = (
     dlg_text,
     tag,
     lamp,
+    dager,
 )
 """Factories of every attack that comes with the package, for listings; the name is the function's own."""
 
@@ -75,6 +77,7 @@ __all__ = [
     "batch_restoration",
     "cocktail_party",
     "cpl",
+    "dager",
     "dlg",
     "dlg_text",
     "finite_differences",

@@ -43,6 +43,7 @@ TYPICAL_SECONDS = {
     "dlg_text": 30.0,
     "tag": 20.0,
     "lamp": 120.0,
+    "dager": 5.0,
 }
 """Rough seconds of an attack with its own settings on a LeNet and one color image of 32x32, on one core."""
 

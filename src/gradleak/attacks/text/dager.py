@@ -1,4 +1,4 @@
-"""Exact texts from the gradients of a causal model: tokens, then beginnings, then whole texts, each by the span test."""
+"""Exact texts from the gradients of a causal model: tokens, beginnings, then whole texts, by the span test."""
 
 import math
 import time
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradleak.attacks.disturbance import undisturbed
 from gradleak.attacks.mismatch import REPRODUCED, mismatch
 from gradleak.attacks.protocol import Progress, not_applicable
 from gradleak.attacks.text.prefixes import Prefixes, grow
@@ -61,8 +60,11 @@ class Dager:
             return not_applicable(self.name, observation, "no token of the vocabulary is in the span at position 1")
         screening, confirming = _chosen(test)
         prefixes = grow(test, screening, confirming, lists, ACCEPTED, most=_MOST_PREFIXES, ends=ends)
+        prefixes = prefixes if test.structure.positional else prefixes.without_repetition()
         leaves = prefixes.leaves()
-        trace.append(f"{prefixes.tested} prefixes tested, {len(prefixes.excess)} in the span, {len(leaves)} longest ones")
+        trace.append(
+            f"{prefixes.tested} prefixes tested, {len(prefixes.excess)} in the span, {len(leaves)} longest ones"
+        )
         if not leaves:
             return not_applicable(self.name, observation, "no beginning of a text is in the span behind attention")
         causal_targets = task.classified == "token"
@@ -134,7 +136,9 @@ def _answered(
     status: Status = "converged" if objective <= REPRODUCED else "budget"
     found = f"{len(rows)} texts with {int((inputs >= 0).sum())} positions"
     ended = "" if prefixes.complete else ", but not every prefix was tested"
-    met = f"the update is met to a relative squared error of {objective:.1e}" if complete else "not every token is known"
+    met = (
+        f"the update is met to a relative squared error of {objective:.1e}" if complete else "not every token is known"
+    )
     return Reconstruction(
         inputs=inputs,
         targets=targets,
@@ -190,7 +194,11 @@ def _candidate(observation: Observation, inputs: Tensor, rows: Sequence[Text]) -
     if task.classified == "token":
         targets = next_tokens(inputs.clamp_min(0), task.space.padding)
         following = torch.cat([known[:, 1:], known[:, :1]], dim=1)
-        return variable, task.target_probabilities(targets.masked_fill(~following, -100)), targets.masked_fill(~following, -1)
+        return (
+            variable,
+            task.target_probabilities(targets.masked_fill(~following, -100)),
+            targets.masked_fill(~following, -1),
+        )
     if observation.targets is not None and len(observation.targets) == len(inputs):
         probabilities = task.target_probabilities(observation.targets)
         return variable, probabilities, probabilities.argmax(dim=-1)
@@ -198,6 +206,3 @@ def _candidate(observation: Observation, inputs: Tensor, rows: Sequence[Text]) -
     for place, row in enumerate(rows):
         targets[place] = -1 if row.target is None else row.target
     return variable, task.target_probabilities(targets.clamp_min(0)), targets
-
-
-__all__ = ["ACCEPTED", "Dager", "dager", "undisturbed"]

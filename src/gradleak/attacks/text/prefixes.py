@@ -35,6 +35,23 @@ class Prefixes:
         inner = {prefix[:-1] for prefix in self.excess}
         return sorted(prefix for prefix in self.excess if prefix not in inner)
 
+    def without_repetition(self) -> "Prefixes":
+        """Without prefixes that are one token repeated, unless another one continues them with a different token.
+
+        In models without positions attention to one repeated token gives the same however often it is repeated, so
+        that such prefixes pass by themselves.
+
+        Returns:
+            The others.
+        """
+        told = {prefix[:end] for prefix in self.excess if len(set(prefix)) > 1 for end in range(1, len(prefix))}
+        kept = {
+            prefix: excess
+            for prefix, excess in self.excess.items()
+            if len(prefix) == 1 or len(set(prefix)) > 1 or prefix in told
+        }
+        return Prefixes(kept, self.complete, self.tested)
+
 
 def grow(
     test: SpanTest,
@@ -66,7 +83,9 @@ def grow(
     complete, tested = True, 0
     with looked_up(test.inputs, test.structure, torch.cat(list(lists)).unique()):
         for tokens in lists:
-            extended = torch.cat([alive.repeat_interleave(len(tokens), dim=0), tokens.repeat(len(alive))[:, None]], dim=1)
+            extended = torch.cat(
+                [alive.repeat_interleave(len(tokens), dim=0), tokens.repeat(len(alive))[:, None]], dim=1
+            )
             if not len(extended):
                 break
             tested += len(extended)
@@ -92,9 +111,10 @@ def _tested(
     ends: float,
     before: Tensor | None = None,
 ) -> Tensor | None:
-    """The excess at the last tokens of many sequences `[N, n]`, `[N]`, at least that of before; None if time ran out.
+    """The excess at the last tokens of sequences `[N, n]`, `[N]`; what did not pass before is left as it is.
 
-    What did not pass before is not tested again.
+    Returns:
+        None if time ran out.
     """
     values = torch.zeros(len(sequences)) if before is None else before.clone()
     passed = (values <= accepted).nonzero()[:, 0]

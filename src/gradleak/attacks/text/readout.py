@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradleak.attacks.text.layer_inputs import Module
 from gradleak.attacks.text.prefixes import Prefix
@@ -110,10 +110,12 @@ def _signals(test: SpanTest, module: Module, sent: Tensor, leaves: Sequence[Pref
         return None
     matrix = torch.stack([inputs[0][prefix] for prefix in prefixes]).double()
     values = torch.linalg.svdvals(matrix)
-    if float(values[-1]) < _DEPENDENT * float(values[0]):
+    # Attention to one repeated token without positions gives the same however often it is repeated.
+    alike = sum(len(prefix) > 1 and len(set(prefix)) == 1 for prefix in prefixes)
+    if float(values[len(values) - 1 - alike]) < _DEPENDENT * float(values[0]):
         return None
     weight = sent.double() if module.transposed else sent.double().T
-    solved = torch.linalg.lstsq(matrix.T, weight).solution
+    solved = torch.linalg.pinv(matrix.T, rtol=_DEPENDENT) @ weight
     tail = Tail(test.inputs, module.name, head)
     return _Signals(test, tail, dict(zip(prefixes, solved, strict=True)), inputs[1])
 
@@ -140,21 +142,23 @@ def _rows(test: SpanTest, prefixes: Sequence[Prefix]) -> Tensor:
 def _next_tokens(signals: _Signals, leaves: Sequence[Prefix]) -> list[Text]:
     """Texts of a language model: known next tokens explain inner prefixes, and the others end texts."""
     weights: dict[tuple[Prefix, int], float] = {}
-    left = dict(signals.signal)
+    # Where a module's output reaches other positions, only what ends a text has a signal of its own.
+    left = {leaf: signals.signal[leaf] for leaf in leaves}
     if not signals.tail.mixes(_rows(signals.test, [max(leaves, key=len)])):
         weights, left = _explained_by_children(signals, leaves)
     ends = set(leaves)
     typical = float(torch.stack([signals.signal[leaf].norm() for leaf in leaves]).median())
     for prefix, signal in left.items():
         whole = float(signals.signal[prefix].norm())
-        if prefix not in ends and (not weights or whole < _NONE * typical or float(signal.norm()) < _UNEXPLAINED * whole):
-            continue
-        for token, weight in _ends_behind(signals, prefix, signal, surely=prefix in ends):
-            weights[prefix, token] = weights.get((prefix, token), 0.0) + weight
+        if prefix in ends or (whole > _NONE * typical and float(signal.norm()) > _UNEXPLAINED * whole):
+            for token, weight in _ends_behind(signals, prefix, signal, surely=prefix in ends):
+                weights[prefix, token] = weights.get((prefix, token), 0.0) + weight
     behind: dict[Prefix, float] = {}
     for (prefix, _), weight in weights.items():
         behind[prefix] = behind.get(prefix, 0.0) + weight
-    ending = {(*prefix, token): weight - behind.get((*prefix, token), 0.0) for (prefix, token), weight in weights.items()}
+    ending = {
+        (*prefix, token): weight - behind.get((*prefix, token), 0.0) for (prefix, token), weight in weights.items()
+    }
     unit = torch.tensor([weight for text, weight in ending.items() if text[:-1] in ends]).median()
     return [Text(text, None, weight) for text, weight in ending.items() if weight > 0.5 * float(unit)]
 
@@ -171,10 +175,17 @@ def _explained_by_children(
         chosen = [leaves[place] for place in places]
         sequences = _rows(signals.test, chosen)
         weight = head.weight.double()
-        entering = torch.stack([torch.stack([signals.entering[one[:end]] for end in range(1, length)]) for one in chosen])
-        cotangents = torch.zeros(*sequences.shape, weight.shape[1], dtype=torch.float64)
-        cotangents[:, : length - 1] = head.probabilities(entering) @ weight - weight[sequences[:, 1:length]]
-        products = signals.tail.products(sequences, cotangents).double()
+        entering = torch.stack(
+            [torch.stack([signals.entering[one[:end]] for end in range(1, length)]) for one in chosen]
+        )
+        missed = head.probabilities(entering)
+        missed -= nn.functional.one_hot(sequences[:, 1:length], missed.shape[-1])
+        if signals.tail.module == head.name:
+            products = missed
+        else:
+            cotangents = torch.zeros(*sequences.shape, weight.shape[1], dtype=torch.float64)
+            cotangents[:, : length - 1] = missed @ weight
+            products = signals.tail.products(sequences, cotangents).double()
         for row, one in enumerate(chosen):
             for end in range(1, len(one)):
                 directions.setdefault(one[:end], {})[one[end]] = products[row, end - 1]

@@ -1,4 +1,4 @@
-"""What lies between a linear module and the logits, at one position: where the last tokens of texts leave their trace."""
+"""What lies between a linear module and the logits, at one position: there the last tokens leave their trace."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,11 +40,10 @@ def head_of(inputs: LayerInputs, classes: int) -> Head | None:
         def hook(module: nn.Module, arguments: tuple[object, ...]) -> None:
             weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
             entering = arguments[0] if arguments else None
-            if isinstance(weight, Tensor) and weight.dim() == 2 and isinstance(entering, Tensor):
-                if tuple(weight.shape) == (classes, entering.shape[-1]) and entering.is_floating_point():
-                    found.append(
-                        Head(name, weight.detach(), bias.detach() if isinstance(bias, Tensor) else None)
-                    )
+            if not isinstance(weight, Tensor) or not isinstance(entering, Tensor) or not entering.is_floating_point():
+                return
+            if tuple(weight.shape) == (classes, entering.shape[-1]):
+                found.append(Head(name, weight.detach(), bias.detach() if isinstance(bias, Tensor) else None))
 
         return hook
 
@@ -73,7 +72,7 @@ class Tail:
     head: Head
 
     def products(self, sequences: Tensor, cotangents: Tensor) -> Tensor:
-        """Derivatives of the head's inputs, times cotangents, by the module's outputs.
+        """Derivatives of the head's inputs, times cotangents, by the outputs of a module before the head.
 
         Args:
             sequences: ids `[N, n]`.
@@ -82,8 +81,6 @@ class Tail:
         Returns:
             `[N, n, out]`.
         """
-        if self.module == self.head.name:
-            return cotangents @ self.head.weight.T.to(cotangents)
         leaving, entering = self._pass(sequences)
         (found,) = torch.autograd.grad(entering, leaving, cotangents.to(entering), materialize_grads=True)
         return found
