@@ -3,8 +3,10 @@
 import json
 import math
 import re
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,15 +15,18 @@ from torch import nn
 import gradleak as gl
 from gradleak.attacks import Attack, Progress
 from gradleak.attacks.protocol import not_applicable
-from gradleak.audits.executing import execute
+from gradleak.audits.backends.spool import Spooled, read_spooled
+from gradleak.audits.executing import Results, execute
 from gradleak.audits.export import rows_of
 from gradleak.audits.limits import check_limits
 from gradleak.audits.merits import PSNR, TOKEN_ACCURACY
+from gradleak.audits.records import TrialRecord
 from gradleak.audits.report import write_report
 from gradleak.audits.report.words import verdict
 from gradleak.audits.spec import Limit
-from gradleak.audits.store import Store
+from gradleak.audits.store import PackedTrial, Store
 from gradleak.audits.summarizing import summarize
+from gradleak.audits.texts import TrialTexts
 from gradleak.audits.trial import Trial, run_trial
 from gradleak.errors import BadInput
 from gradleak.reconstructions import History, Snapshot
@@ -78,7 +83,7 @@ def trial(attack: Attack, *, seed: int = 0, name: str = "") -> Trial:
     )
 
 
-def found(attack: Attack, *, seed: int = 0) -> gl.audits.TrialRecord:
+def found(attack: Attack, *, seed: int = 0) -> TrialRecord:
     return run_trial(trial(attack, seed=seed))[0]
 
 
@@ -92,7 +97,7 @@ def test_a_trial_has_the_scores_of_texts_in_true_order_and_their_words() -> None
     assert all(math.isnan(value) for value in record.numbers("psnr"))
     assert list(record.baselines) == ["frequent_tokens", "random_tokens", "random_other"]
     torch.testing.assert_close(torch.tensor(record.course.token_accuracy), torch.tensor([[2 / 6, 3 / 4], [5 / 6, 1.0]]))
-    assert isinstance(texts, gl.audits.TrialTexts)
+    assert isinstance(texts, TrialTexts)
     assert texts.truth[0].readable == r"the cat sat on <script>alert(1)</script> \x1b[2J"
     assert texts.recovered[1].readable == "a red mat sat"
     assert texts.evaluations == (1, 9)
@@ -212,3 +217,16 @@ def test_the_page_shows_both_texts_escaped_with_their_differences_and_no_word_of
     figures = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert (figures["private_texts"], figures["word_for_word"], figures["thresholds"]) == (2, 2, [0.5, 0.9])
     assert figures["worst"]["score"] == "token_accuracy"
+
+
+def test_texts_and_images_of_workers_come_through_their_file(tmp_path: Path) -> None:
+    trials = (
+        PackedTrial("a", b"1\n", None, b"text"),
+        PackedTrial("b", b"2\n", b"image"),
+        PackedTrial("c", b"3\n", None),
+    )
+    call: Any = lambda: Results(trials, 2.5)  # noqa: E731
+    future: Future[str] = Future()
+    arrived = read_spooled(future)
+    future.set_result(Spooled(call, str(tmp_path))())
+    assert arrived.result().trials == trials

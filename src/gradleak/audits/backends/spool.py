@@ -26,7 +26,7 @@ class Spooled:
         results = self.call()
         path = Path(self.folder) / uuid4().hex
         path.parent.mkdir(exist_ok=True)
-        parts = [part for trial in results.trials for part in (trial.line, trial.images)]
+        parts = [part for trial in results.trials for part in (trial.line, trial.images, trial.texts)]
         sizes = [None if part is None else len(part) for part in parts]
         head = json.dumps({"seconds": results.seconds, "ids": [trial.id for trial in results.trials], "sizes": sizes})
         path.write_bytes(b"".join([head.encode() + b"\n", *(part for part in parts if part is not None)]))
@@ -57,9 +57,8 @@ def _read(path: Path) -> Results:
     for size in facts["sizes"]:
         parts.append(None if size is None else rest[offset : offset + size])
         offset += size or 0
-    lines, images = parts[::2], parts[1::2]
     trials = [
-        PackedTrial(identity, line or b"", image)
-        for identity, line, image in zip(facts["ids"], lines, images, strict=True)
+        PackedTrial(identity, line or b"", images, texts)
+        for identity, line, images, texts in zip(facts["ids"], parts[::3], parts[1::3], parts[2::3], strict=True)
     ]
     return Results(tuple(trials), facts["seconds"])
