@@ -117,6 +117,8 @@ def _chosen(test: SpanTest) -> tuple[list[Equation], list[Equation]]:
     strong = [one for one in complete if one.width - one.rank >= _ALONE]
     if not strong:
         return complete, []
+    if bool(strong[0].values.isinf().any()):
+        return strong[:1], strong[1:3]
     best = max(strong, key=lambda one: float(one.values[-1]))
     return strong[:1], [] if best is strong[0] else [best]
 

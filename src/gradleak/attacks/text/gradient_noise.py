@@ -14,11 +14,12 @@ _ROUNDED_ONCE = 0.5
 _COARSE = (torch.bfloat16, torch.float16)
 
 
-def row_noise(matrix: Tensor, observation: Observation) -> Tensor:
+def row_noise(matrix: Tensor, weight: Tensor, observation: Observation) -> Tensor:
     """Standard deviation of the errors in each row of a gradient, as far as they are known.
 
     Args:
         matrix: `[m, n]`, one row for each output of a linear module.
+        weight: of the module before the step, `[m, n]`.
         observation: what it is part of; its known defenses tell the noise, and its values their own precision.
 
     Returns:
@@ -31,7 +32,11 @@ def row_noise(matrix: Tensor, observation: Observation) -> Tensor:
         coarse = torch.bfloat16 if client.autocast == "bf16" else torch.float16
         rounding = max(rounding, _ROUNDED_ONCE * torch.finfo(coarse).eps)
     rounding = max(rounding, observation.update.coarseness)
-    return ((rounding * rms).square() + smallest**2 + added_noise(observation) ** 2).sqrt()
+    lost = torch.zeros_like(rms)
+    if observation.update.kind == "delta":
+        # A difference of weights keeps only what the weights' own digits leave of it.
+        lost = torch.finfo(weight.dtype).eps * weight.double().square().mean(dim=1).sqrt()
+    return ((rounding * rms).square() + lost.square() + smallest**2 + added_noise(observation) ** 2).sqrt()
 
 
 def added_noise(observation: Observation) -> float:

@@ -28,6 +28,8 @@ _EXPLAINS = 0.7
 _NONE = 0.05
 # Different next tokens behind one prefix that no other text continues.
 _MOST_ENDS = 6
+# Prefixes of longer texts that are searched for ends.
+_MOST_HIDDEN = 32
 
 
 @dataclass(frozen=True)
@@ -147,12 +149,9 @@ def _next_tokens(signals: _Signals, leaves: Sequence[Prefix]) -> list[Text]:
     if not signals.tail.mixes(_rows(signals.test, [max(leaves, key=len)])):
         weights, left = _explained_by_children(signals, leaves)
     ends = set(leaves)
-    typical = float(torch.stack([signals.signal[leaf].norm() for leaf in leaves]).median())
-    for prefix, signal in left.items():
-        whole = float(signals.signal[prefix].norm())
-        if prefix in ends or (whole > _NONE * typical and float(signal.norm()) > _UNEXPLAINED * whole):
-            for token, weight in _ends_behind(signals, prefix, signal, surely=prefix in ends):
-                weights[prefix, token] = weights.get((prefix, token), 0.0) + weight
+    for prefix in [*leaves, *_hidden_ends(signals, left, ends)]:
+        for token, weight in _ends_behind(signals, prefix, left[prefix], surely=prefix in ends):
+            weights[prefix, token] = weights.get((prefix, token), 0.0) + weight
     behind: dict[Prefix, float] = {}
     for (prefix, _), weight in weights.items():
         behind[prefix] = behind.get(prefix, 0.0) + weight
@@ -161,6 +160,19 @@ def _next_tokens(signals: _Signals, leaves: Sequence[Prefix]) -> list[Text]:
     }
     unit = torch.tensor([weight for text, weight in ending.items() if text[:-1] in ends]).median()
     return [Text(text, None, weight) for text, weight in ending.items() if weight > 0.5 * float(unit)]
+
+
+def _hidden_ends(signals: _Signals, left: Mapping[Prefix, Tensor], ends: set[Prefix]) -> list[Prefix]:
+    """Prefixes of longer texts whose signal is not explained by the tokens known to follow: another text ends there."""
+    typical = float(torch.stack([signals.signal[leaf].norm() for leaf in ends]).median())
+    sizes = {prefix: float(signals.signal[prefix].norm()) for prefix in left if prefix not in ends}
+    shares = {prefix: float(left[prefix].norm()) / size for prefix, size in sizes.items() if size > _NONE * typical}
+    if not shares:
+        return []
+    # Noise and drifting weights leave something everywhere.
+    usual = float(torch.tensor(list(shares.values())).median())
+    limit = max(_UNEXPLAINED, 3 * usual)
+    return sorted((one for one in shares if shares[one] > limit), key=lambda one: -shares[one])[:_MOST_HIDDEN]
 
 
 def _explained_by_children(
