@@ -33,6 +33,7 @@ from gradleak.attacks.relu import relu_inversion
 from gradleak.attacks.residual import residual_peeling
 from gradleak.attacks.smooth import staged
 from gradleak.attacks.text.encoder_search import dager_encoder
+from gradleak.attacks.text.token_bag import token_bag
 from gradleak.attacks.using_layers import using_layers
 
 ATTACKS = (
@@ -59,6 +60,7 @@ ATTACKS = (
     finite_differences,
     using_layers,
     learned,
+    token_bag,
     dager_encoder,
 )
 """Factories of every attack that comes with the package, for listings; the name is the function's own."""
@@ -96,5 +98,6 @@ __all__ = [
     "softmax_separation",
     "spear",
     "staged",
+    "token_bag",
     "using_layers",
 ]

@@ -40,6 +40,7 @@ TYPICAL_SECONDS = {
     "sapag": 8.0,
     "gradinversion": 300.0,
     "learned": 0.1,
+    "token_bag": 1.0,
     "dager_encoder": 30.0,
 }
 """Rough seconds of an attack with its own settings on a LeNet and one color image of 32x32, on one core."""
