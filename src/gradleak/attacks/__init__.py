@@ -34,6 +34,7 @@ from gradleak.attacks.residual import residual_peeling
 from gradleak.attacks.smooth import staged
 from gradleak.attacks.text import dager, dlg_text, lamp, tag, train_language_model
 from gradleak.attacks.text.encoder_search import dager_encoder
+from gradleak.attacks.text.token_bag import token_bag
 from gradleak.attacks.using_layers import using_layers
 
 ATTACKS = (
@@ -64,6 +65,7 @@ ATTACKS = (
     tag,
     lamp,
     dager,
+    token_bag,
     dager_encoder,
 )
 """Factories of every attack that comes with the package, for listings; the name is the function's own."""
@@ -106,5 +108,6 @@ __all__ = [
     "staged",
     "tag",
     "train_language_model",
+    "token_bag",
     "using_layers",
 ]
