@@ -29,11 +29,13 @@ from gradleak.attacks.relu import relu_inversion
 from gradleak.attacks.residual import residual_peeling
 from gradleak.attacks.second_derivative import NO_SECOND_DERIVATIVE, explained, lacks_derivative
 from gradleak.attacks.smooth import staged
+from gradleak.attacks.text.plan import text_plan
 from gradleak.bottleneck import bottlenecks
 from gradleak.clients import Aggregate, LocalTraining
 from gradleak.clients.settings import stateful_layers
 from gradleak.reconstructions import Reconstruction
 from gradleak.threat import Observation
+from gradleak.tokens import NO_TOKEN, TokenSpace
 
 # Reproduced this well, a single example leaves nothing that another attack could add beyond rounding.
 _DONE = 1e-9
@@ -43,6 +45,7 @@ _NO = "does not apply"
 _LOCAL = "local_training:"
 _MASKED = frozenset({"dropout_inversion", "precode_inversion"})
 _PROBABLE = "maximum_a_posteriori"
+_EXACT = "dager"
 _EXPLAINED = "; what is left is no more than the noise leaves of the truth"
 # Variance relative to the update's squared norm at which candidates are compared where defenses add no noise: what
 # searches reach within seconds, so that the last digits of the misfit do not outweigh how plausible an image is.
@@ -78,7 +81,9 @@ class Auto:
         if observation.update.is_empty:
             return not_applicable(self.name, observation, "no evidence: every entry of the update is zero")
         trace: list[str] = []
-        if observation.batch_size is None:
+        texts = isinstance(observation.task.space, TokenSpace)
+        # Exact recovery of texts finds how many there are.
+        if observation.batch_size is None and not texts:
             size = recover_batch_size(observation)
             if isinstance(size, NoBatchSize):
                 return not_applicable(self.name, observation, f"the batch size is withheld: {size.reason}")
@@ -93,7 +98,8 @@ class Auto:
         best_mismatch = float("inf")
         used = 0
         plain = is_plain(observation)
-        for factory, is_closed_form in self._plan(observation, trace):
+        plan = ((factory, False) for factory in text_plan(trace)) if texts else self._plan(observation, trace)
+        for factory, is_closed_form in plan:
             evaluations = None if self.max_evaluations is None else self.max_evaluations - used
             seconds = None if self.max_seconds is None else self.max_seconds - (time.perf_counter() - began)
             if (evaluations is not None and evaluations <= 0) or (seconds is not None and seconds <= 0):
@@ -126,7 +132,7 @@ class Auto:
             # Algebra takes the update at its word, so where it was defended, clipped or rounded, or may have been, or
             # where the subtraction of weights left few digits, the searches run too.
             decisive = is_closed_form and plain and not observation.update.coarseness
-            settled = found.attack == _PROBABLE and found.status == "converged"
+            settled = found.attack in {_PROBABLE, _EXACT} and found.status == "converged"
             if decisive or error <= done or settled:
                 reason = "algebra determines the answer" if decisive else "the update is reproduced"
                 reason = "the update is explained as well as its noise allows" if settled else reason
@@ -268,6 +274,14 @@ def _simulated_examples(observation: Observation) -> int | None:
     return sum(getattr(member, "epochs", 1) * len(part) for member, part in parts)
 
 
+def _candidate(observation: Observation, found: Reconstruction) -> Tensor | None:
+    """The variable of what was found, in float64; None where it is incomplete. Texts count by their tokens."""
+    space = observation.task.space
+    if not isinstance(space, TokenSpace):
+        return found.variable.double() if bool(torch.isfinite(found.variable).all()) else None
+    return None if bool((found.inputs == NO_TOKEN).any()) else space.encode(found.inputs).double()
+
+
 def _has_kinks(observation: Observation) -> bool:
     return any(isinstance(module, _KINKED) for module in observation.task.model.modules())
 
@@ -282,28 +296,30 @@ def _measure(observation: Observation) -> Callable[[Reconstruction], float]:
     level = posterior.level or _COMPARED
 
     def measure(found: Reconstruction) -> float:
-        if not bool(torch.isfinite(found.variable).all()):
+        candidate = _candidate(observation, found)
+        if candidate is None:
             return float("inf")
         with torch.no_grad():
-            return float(posterior.value(found.variable.double(), found.target_probabilities.double(), level))
+            return float(posterior.value(candidate, found.target_probabilities.double(), level))
 
     return measure
 
 
 def _within_noise(observation: Observation, found: Reconstruction) -> bool:
     """Whether a search that knows no noise ended at a batch that nothing in the update tells from the private one."""
-    if not known_noise(observation).std or not bool(torch.isfinite(found.variable).all()):
+    candidate = _candidate(observation, found)
+    if not known_noise(observation).std or candidate is None:
         return False
     posterior = Posterior.of(in_precision(observation, torch.float64), prior=False)
-    return posterior.misfit(found.variable.double(), found.target_probabilities.double()) <= posterior.expected
+    return posterior.misfit(candidate, found.target_probabilities.double()) <= posterior.expected
 
 
 def _mismatch(observation: Observation, found: Reconstruction) -> float:
     """One measure for all that was tried: the relative squared error of the update, in float64."""
-    if not bool(torch.isfinite(found.variable).all()):
+    candidate = _candidate(observation, found)
+    if candidate is None:
         return float("inf")
-    double: Tensor = found.variable.double()
-    return mismatch(in_precision(observation, torch.float64), double, found.target_probabilities.double())
+    return mismatch(in_precision(observation, torch.float64), candidate, found.target_probabilities.double())
 
 
 def auto(
@@ -317,7 +333,8 @@ def auto(
 
     It reads the model, tries closed forms, each of which says why if it does not apply, and goes on to searches for
     what is left of the budget: with a derivative for the masks where the network has kinks, by L-BFGS and
-    Levenberg-Marquardt where it is smooth, and for the most probable batch where defenses are known. It returns the
+    Levenberg-Marquardt where it is smooth, and for the most probable batch where defenses are known. Texts are rebuilt
+    exactly where the spans of their gradients allow it, and searched by their embeddings elsewhere. It returns the
     best by the relative squared error of the update, or by the posterior where it is defended, and what it tried in
     `Reconstruction.trace`.
 
