@@ -122,7 +122,7 @@ def measured(
             task = gl.Task(model, space, CLASSES)
         observation, truth = gl.capture(task, inputs, targets, client=CLIENTS[arguments.client], seed=seed)
         began = time.perf_counter()
-        found = gl.attacks.dager_encoder(max_seconds=arguments.seconds)(observation, seed=seed)
+        found = gl.attacks.dager(max_seconds=arguments.seconds)(observation, seed=seed)
         seconds.append(time.perf_counter() - began)
         text = gl.score(found, truth).text
         assert text is not None

@@ -32,9 +32,7 @@ from gradleak.attacks.recipes import (
 from gradleak.attacks.relu import relu_inversion
 from gradleak.attacks.residual import residual_peeling
 from gradleak.attacks.smooth import staged
-from gradleak.attacks.text import dager, dlg_text, lamp, tag, train_language_model
-from gradleak.attacks.text.encoder_search import dager_encoder
-from gradleak.attacks.text.token_bag import token_bag
+from gradleak.attacks.text import dager, dlg_text, lamp, tag, token_bag, train_language_model
 from gradleak.attacks.using_layers import using_layers
 
 ATTACKS = (
@@ -66,7 +64,6 @@ ATTACKS = (
     lamp,
     dager,
     token_bag,
-    dager_encoder,
 )
 """Factories of every attack that comes with the package, for listings; the name is the function's own."""
 
@@ -81,7 +78,6 @@ __all__ = [
     "cocktail_party",
     "cpl",
     "dager",
-    "dager_encoder",
     "dlg",
     "dlg_text",
     "finite_differences",

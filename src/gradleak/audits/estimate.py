@@ -45,7 +45,6 @@ TYPICAL_SECONDS = {
     "lamp": 120.0,
     "dager": 5.0,
     "token_bag": 1.0,
-    "dager_encoder": 30.0,
 }
 """Rough seconds of an attack with its own settings on a LeNet and one color image of 32x32, on one core."""
 

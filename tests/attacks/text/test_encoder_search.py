@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import gradleak as gl
-from gradleak.attacks.text.encoder_search import allowed_tokens, dager_encoder
+from gradleak.attacks.text.encoder_search import allowed_tokens
 from gradleak.attacks.text.hidden_words import hidden_words
 from gradleak.attacks.text.span import span_test
 from gradleak.seeds import stage_generator
@@ -54,7 +54,7 @@ def test_a_batch_of_a_classifier_is_recovered_with_lengths_and_labels(known: boo
     threat = gl.ThreatModel(batch_size_known=known)
     observation, truth = gl.capture(task, inputs, labels, threat=threat)
     before = {name: tensor.clone() for name, tensor in observation.update.tensors.items()}
-    found = dager_encoder()(observation, seed=1)
+    found = gl.attacks.dager()(observation, seed=1)
     assert found.status == "converged"
     assert rows_of(found.inputs) == rows_of(inputs)
     scores = gl.score(found, truth)
@@ -83,7 +83,7 @@ def test_hidden_words_of_a_masked_language_model_are_recovered(tied: bool) -> No
     whole = texts((10, 8), seed=2)
     inputs, targets = masked_tokens(whole, task.space, stage_generator(0, "mask"), share=0.3)
     observation, _ = gl.capture(task, inputs, targets)
-    found = dager_encoder()(observation)
+    found = gl.attacks.dager()(observation)
     assert found.status == "converged"
     assert rows_of(found.inputs) == rows_of(inputs)
     assert rows_of(found.targets) == rows_of(targets)
@@ -103,7 +103,7 @@ def test_plain_pytorch_layers_without_padding() -> None:
     task = plain_encoder(64)
     inputs = ids(task, 3, seed=3)
     observation, _ = gl.capture(task, inputs, torch.tensor([0, 1, 1]))
-    found = dager_encoder()(observation)
+    found = gl.attacks.dager()(observation)
     assert found.status == "converged"
     assert rows_of(found.inputs) == rows_of(inputs)
 
@@ -111,14 +111,14 @@ def test_plain_pytorch_layers_without_padding() -> None:
 def test_equal_texts_are_counted() -> None:
     inputs = texts((9, 7), seed=4)[[0, 1, 0]]
     observation, _ = gl.capture(bert(masked=False), inputs, torch.tensor([0, 1, 0]))
-    found = dager_encoder(restarts=2)(observation)
+    found = gl.attacks.dager(restarts=2)(observation)
     assert rows_of(found.inputs) == rows_of(inputs)
 
 
 def test_a_search_that_ends_early_says_so() -> None:
     observation, _ = gl.capture(bert(masked=False), texts((10, 10, 10)), torch.tensor([0, 1, 2]))
     began = time.perf_counter()
-    found = dager_encoder(max_seconds=1e-3)(observation)
+    found = gl.attacks.dager(max_seconds=1e-3)(observation)
     assert time.perf_counter() - began < 5
     assert found.status == "budget"
     assert "no text was found" in found.message
@@ -139,18 +139,14 @@ class Bag(nn.Module):
         return self.head(self.encoder(self.embed(tokens)).mean(dim=1))
 
 
-def test_it_does_not_apply_without_positions_to_decoders_or_to_too_many_tokens() -> None:
+def test_it_does_not_apply_without_positions_or_to_too_many_tokens() -> None:
     task = gl.Task(seeded(0, Bag).eval(), gl.TokenSpace(VOCABULARY, 6), num_classes=3)
     observation, _ = gl.capture(task, ids(task, 1), torch.tensor([0]))
-    assert "no positions" in dager_encoder()(observation).message
-    decoder = gpt2()
-    tokens = ids(decoder, 1)
-    observation, _ = gl.capture(decoder, tokens, gl.tokens.next_tokens(tokens))
-    assert "decoder" in dager_encoder()(observation).message
+    assert "no positions" in gl.attacks.dager()(observation).message
     narrow = bert(masked=False, width=32)
     inputs = ids(narrow, 6, seed=5)
     observation, _ = gl.capture(narrow, inputs, torch.zeros(6, dtype=torch.long))
-    found = dager_encoder()(observation)
+    found = gl.attacks.dager()(observation)
     assert found.status == "not_applicable"
     assert "at least as many tokens" in found.message
 
@@ -162,5 +158,5 @@ def test_one_local_step_is_a_gradient() -> None:
     # In float32 the weights' own digits would leave too little of a small step.
     task = replace(task, model=task.model.double())
     observation, _ = gl.capture(task, inputs, torch.tensor([0, 1]), client=client)
-    found = dager_encoder()(observation)
+    found = gl.attacks.dager()(observation)
     assert rows_of(found.inputs) == rows_of(inputs)

@@ -1,15 +1,17 @@
-"""Exact texts from the gradients of a causal model: tokens, beginnings, then whole texts, by the span test."""
+"""Exact texts by the span test: of causal models tokens, beginnings, then whole texts; encoders by `recover_encoder`."""
 
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from gradleak.attacks.mismatch import REPRODUCED, mismatch
+from gradleak.attacks.one_gradient import as_gradient
 from gradleak.attacks.protocol import Progress, not_applicable
+from gradleak.attacks.text.encoder_search import recover_encoder
 from gradleak.attacks.text.prefixes import Prefixes, grow
 from gradleak.attacks.text.readout import Text, read_texts
 from gradleak.attacks.text.span import ACCEPTED, Equation, SpanTest, span_test
@@ -26,14 +28,21 @@ _MOST_PREFIXES = 3000
 
 @dataclass(frozen=True)
 class Dager:
-    """The attack of `dager`."""
+    """The attack of `dager`.
 
+    Args:
+        restarts: of encoders, random texts from which a search goes out, for each text of the batch.
+        max_seconds: wall time; None for no limit.
+        name: in tables.
+    """
+
+    restarts: int = 6
     max_seconds: float | None = None
     name: str = "dager"
 
     def __call__(self, observation: Observation, *, seed: int = 0, progress: Progress | None = None) -> Reconstruction:
-        """Attack; see `Attack.__call__`. Nothing in it is random."""
-        del seed, progress
+        """Attack; see `Attack.__call__`. Only the search of an encoder's texts draws anything."""
+        del progress
         began = time.perf_counter()
         ends = math.inf if self.max_seconds is None else began + self.max_seconds
         space, task = observation.task.space, observation.task
@@ -43,9 +52,7 @@ class Dager:
             return not_applicable(self.name, observation, "every entry of the update is zero")
         test = span_test(observation)
         if not test.structure.causal:
-            return not_applicable(
-                self.name, observation, "the model is not causal: what is at a position depends on later tokens"
-            )
+            return self._of_encoder(observation, test, seed, began, ends)
         for depth in (0, 1):
             if not test.of_depth(depth):
                 return not_applicable(self.name, observation, test.why_not(depth))
@@ -80,25 +87,40 @@ class Dager:
             trace.append(f"{len(texts)} texts read from the gradient of {read.module}")
         return _answered(self.name, observation, texts, prefixes, began, trace)
 
+    def _of_encoder(
+        self, observation: Observation, test: SpanTest, seed: int, began: float, ends: float
+    ) -> Reconstruction:
+        """Where what is at a position depends on later tokens."""
+        gradient = as_gradient(observation)
+        if isinstance(gradient, str):
+            return not_applicable(self.name, observation, f"the model is no decoder, and {gradient}")
+        # Local steps that come to one gradient are another update.
+        test = test if gradient is observation else span_test(gradient)
+        found = recover_encoder(gradient, test, name=self.name, seed=seed, restarts=self.restarts, deadline=ends)
+        return replace(found, seconds=time.perf_counter() - began)
 
-def dager(*, restarts: int = 1, max_evaluations: int | None = None, max_seconds: float | None = None) -> Dager:
-    """Exact recovery of batches of text from a decoder's gradients (Petrov et al., NeurIPS 2024), for any causal model.
+
+def dager(*, restarts: int = 6, max_evaluations: int | None = None, max_seconds: float | None = None) -> Dager:
+    """Exact recovery of batches of text from a model's gradients (Petrov et al., NeurIPS 2024), decoders and encoders.
 
     Needs fewer tokens in the batch than the model is wide (with adapters, than their rank), and gradients of linear
     modules in the first layer and behind its attention. Batch size, lengths and labels are not needed. Beyond the
     paper: the threshold follows from the gradient's own errors, every linear module serves, and the last token of each
-    text, which enters no layer of a language model's gradient, is read from the gradient of the last module.
+    text, which enters no layer of a language model's gradient, is read from the gradient of the last module. Of an
+    encoder, whose attention mixes all tokens, sentences are not enumerated: all positions and the length of a text are
+    solved for at once, by least squares over the effects of single replacements, rounded to tokens, a few times; words
+    that a masked language model had to guess follow from the last layer's gradient.
 
     Args:
-        restarts: accepted like by every attack; there is nothing to restart.
+        restarts: of encoders, random texts from which a search goes out, for each text of the batch.
         max_evaluations: likewise; one evaluation is used, to compare the result with the update.
         max_seconds: ends the search for longer prefixes; None for no limit.
 
     Returns:
         The attack.
     """
-    del restarts, max_evaluations
-    return Dager(max_seconds)
+    del max_evaluations
+    return Dager(restarts, max_seconds)
 
 
 def _described(test: SpanTest, depth: int) -> str:

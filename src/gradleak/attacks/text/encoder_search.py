@@ -9,22 +9,21 @@ fourth. So dozens of tokens are allowed where a batch of four has four, and enum
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from gradleak.attacks.labels import targets_of
 from gradleak.attacks.mismatch import REPRODUCED, mismatch
-from gradleak.attacks.one_gradient import as_gradient
-from gradleak.attacks.protocol import Progress, not_applicable
+from gradleak.attacks.protocol import not_applicable
 from gradleak.attacks.text.hidden_words import hidden_words
-from gradleak.attacks.text.span import ACCEPTED, Equation, SpanTest, span_test
+from gradleak.attacks.text.span import ACCEPTED, Equation, SpanTest
 from gradleak.attacks.text.whole_search import WholeSearch, WholeTexts
 from gradleak.reconstructions import Reconstruction
 from gradleak.seeds import stage_generator
 from gradleak.threat import Observation
-from gradleak.tokens import IGNORED, NO_TOKEN, TokenSpace
+from gradleak.tokens import IGNORED, NO_TOKEN
 
 _CHUNK = 256
 # A token that is wrongly left out loses its text, one too many only costs time.
@@ -35,36 +34,6 @@ _EQUATIONS = 3
 # Directions of the first layer's span that may be rounding instead of tokens.
 _UNEXPLAINED = 0.05
 _MOST_UNKNOWN = 16
-
-
-@dataclass(frozen=True)
-class EncoderSearch:
-    """The attack of `dager_encoder`.
-
-    Args:
-        restarts: random texts from which a search goes out, for each text of the batch.
-        max_seconds: wall time; None for no limit.
-        name: in tables.
-    """
-
-    restarts: int = 6
-    max_seconds: float | None = None
-    name: str = "dager_encoder"
-
-    def __call__(self, observation: Observation, *, seed: int = 0, progress: Progress | None = None) -> Reconstruction:
-        """Attack; see `Attack.__call__`."""
-        del progress
-        began = time.perf_counter()
-        if not isinstance(observation.task.space, TokenSpace):
-            return not_applicable(self.name, observation, "the inputs are no tokens")
-        gradient = as_gradient(observation)
-        if isinstance(gradient, str):
-            return not_applicable(self.name, observation, gradient)
-        deadline = math.inf if self.max_seconds is None else began + self.max_seconds
-        found = recover_encoder(
-            gradient, span_test(gradient), name=self.name, seed=seed, restarts=self.restarts, deadline=deadline
-        )
-        return replace(found, seconds=time.perf_counter() - began)
 
 
 def recover_encoder(
@@ -86,8 +55,6 @@ def recover_encoder(
     """
     began = time.perf_counter()
     first = test.best(0)
-    if test.structure.causal:
-        return not_applicable(name, observation, "no token depends on later ones: the model is a decoder")
     if first is None:
         return not_applicable(name, observation, test.why_not(0))
     allowed, padding = allowed_tokens(test, first)
@@ -241,26 +208,3 @@ def _targets(observation: Observation, texts: Tensor, variable: Tensor) -> tuple
         words = hidden_words(observation, texts)
         return (blank, words) if isinstance(words, str) else (words, "")
     return targets_of(observation, variable[: len(texts)]), ""
-
-
-def dager_encoder(
-    *, restarts: int = 6, max_evaluations: int | None = None, max_seconds: float | None = None
-) -> EncoderSearch:
-    """Exact texts of a batch from the gradient of an encoder, by span tests and a search of whole texts.
-
-    Works like DAGER (Petrov et al., NeurIPS 2024) on the first layer; then, instead of enumerating the sentences that
-    allowed tokens can form, it solves for all positions and the length of a text at once, by least squares over the
-    effects of single replacements on what the next modules receive, rounded to tokens, a few times. Words that a masked
-    language model had to guess follow from the last layer's gradient. Needs fewer tokens in the batch than the model is
-    wide, two layers of attention or more, and positions that the model knows; labels and lengths may be unknown.
-
-    Args:
-        restarts: random texts from which a search goes out, for each text of the batch.
-        max_evaluations: accepted like by every attack; the time is limited by `max_seconds`.
-        max_seconds: wall time; None for no limit.
-
-    Returns:
-        The attack.
-    """
-    del max_evaluations
-    return EncoderSearch(restarts=restarts, max_seconds=max_seconds)

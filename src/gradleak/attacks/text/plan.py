@@ -7,7 +7,7 @@ from gradleak.attacks.text.dager import dager
 from gradleak.attacks.text.dlg_text import dlg_text
 from gradleak.attacks.text.lamp import lamp
 from gradleak.attacks.text.tag import tag
-from gradleak.attacks.text.token_evidence import token_bag
+from gradleak.attacks.text.token_bag import token_bag
 
 # Of what is left, for an attack after which another one follows.
 _SHARE = 0.6
