@@ -14,7 +14,7 @@ from gradleak.attacks.text.span import span_test
 from gradleak.seeds import stage_generator
 from gradleak.tokens import IGNORED, masked_tokens
 from gradleak.zoo.models.building import seeded
-from tests.attacks.text.models import VOCABULARY, gpt2, ids, plain_encoder
+from tests.attacks.text.models import VOCABULARY, ids, plain_encoder
 
 BEGIN, END, MASK = 1, 2, 3
 
