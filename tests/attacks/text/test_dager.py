@@ -28,7 +28,7 @@ def attacked(task: gl.Task, inputs: Tensor, targets: Tensor, **settings: object)
 
 def exact(scores: gl.Scores) -> list[float]:
     assert scores.text is not None
-    return list(scores.text.exact)
+    return [float(one) for one in scores.text.exact]
 
 
 @pytest.mark.parametrize("build", [gpt2, llama])
