@@ -19,7 +19,7 @@ import argparse
 import itertools
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -157,7 +157,7 @@ def trial(setting: Setting, texts: Texts, arguments: argparse.Namespace, seed: i
     began, cpu = time.perf_counter(), time.process_time()
     found = gl.attacks.dager(max_seconds=arguments.seconds)(observation)
     seconds = time.perf_counter() - began
-    scores = gl.score(found, truth).to_dict()
+    scores: Mapping[str, Sequence[float | None]] = gl.score(found, truth).to_dict()
     return Row(
         **asdict(setting),
         seed=seed,
@@ -165,7 +165,10 @@ def trial(setting: Setting, texts: Texts, arguments: argparse.Namespace, seed: i
         tokens=int((ids != PADDING).sum()),
         noise_to_gradient=setting.noise / (observation.update.squared_norm() / entries) ** 0.5,
         status=found.status,
-        **{name: mean(scores[name]) for name in ("exact", "token_accuracy", "rouge1", "rouge2")},
+        exact=mean(scores["exact"]),
+        token_accuracy=mean(scores["token_accuracy"]),
+        rouge1=mean(scores["rouge1"]),
+        rouge2=mean(scores["rouge2"]),
         mismatch=found.objective,
         seconds=round(seconds, 2),
         cpu_seconds=round(time.process_time() - cpu, 2),
@@ -174,8 +177,8 @@ def trial(setting: Setting, texts: Texts, arguments: argparse.Namespace, seed: i
     )
 
 
-def mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def mean(values: Sequence[float | None]) -> float:
+    return sum(float("nan") if value is None else value for value in values) / len(values)
 
 
 def settings(arguments: argparse.Namespace) -> list[Setting]:
@@ -189,9 +192,17 @@ def settings(arguments: argparse.Namespace) -> list[Setting]:
     )
     return [
         Setting(
-            count, min(arguments.length, MOST_TOKENS // count), lora, arguments.lora_start, *others, arguments.blind
+            batch_size=count,
+            length=min(arguments.length, MOST_TOKENS // count),
+            lora=rank,
+            lora_start=arguments.lora_start,
+            format=form,
+            noise=noise,
+            stage=stage,
+            local_steps=steps,
+            blind=arguments.blind,
         )
-        for count, lora, *others in grid
+        for count, rank, form, noise, stage, steps in grid
     ]
 
 
@@ -223,9 +234,7 @@ def main() -> None:
     texts = Texts(arguments.text, arguments.private, arguments.vocabulary)
     given = "nothing" if arguments.blind else "batch size, defense"
     print(f"vocabulary {texts.vocabulary}; given: {given}; withheld: labels, lengths")
-    print(
-        "batch length tokens lora format    noise stage steps | status          exact rouge1 rouge2 seconds (of the processor)"
-    )
+    print("batch length tokens lora format    noise stage steps | status          exact rouge1 rouge2 seconds (CPU)")
     for setting in settings(arguments):
         for seed in range(arguments.seed, arguments.seed + arguments.trials):
             row = trial(setting, texts, arguments, seed)

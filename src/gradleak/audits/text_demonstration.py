@@ -121,6 +121,7 @@ def _encoder_trials(
         (dlg_text(outer_steps=steps), {"name": "dlg_text", "outer_steps": steps}),
         (tag(steps=most), {"name": "tag", "steps": most}),
         (lamp(max_evaluations=2 * most), {"name": "lamp", "max_evaluations": 2 * most}),
+        (dager(), {"name": "dager"}),
     ]
     return _trials(seed, Task(model, space, data.num_classes), described, data, batches, attacks)
 

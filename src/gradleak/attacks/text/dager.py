@@ -12,6 +12,7 @@ from gradleak.attacks.mismatch import REPRODUCED, mismatch
 from gradleak.attacks.one_gradient import as_gradient
 from gradleak.attacks.protocol import Progress, not_applicable
 from gradleak.attacks.text.encoder_search import recover_encoder
+from gradleak.attacks.text.gradient_noise import added_noise
 from gradleak.attacks.text.prefixes import Prefixes, grow
 from gradleak.attacks.text.readout import Text, read_texts
 from gradleak.attacks.text.span import ACCEPTED, Equation, SpanTest, span_test
@@ -157,7 +158,7 @@ def _answered(
     objective = math.inf
     if complete:
         objective = mismatch(observation, variable, probabilities)
-    status: Status = "converged" if objective <= REPRODUCED else "budget"
+    status: Status = "converged" if objective <= max(REPRODUCED, _noise_share(observation)) else "budget"
     found = f"{len(rows)} texts with {int((inputs >= 0).sum())} positions"
     ended = "" if prefixes.complete else ", but not every prefix was tested"
     met = (
@@ -177,6 +178,12 @@ def _answered(
         message=f"{found}{ended}; {met}",
         trace=tuple(trace),
     )
+
+
+def _noise_share(observation: Observation) -> float:
+    """The relative squared error that known noise leaves at the true texts, with a margin."""
+    entries = sum(tensor.numel() for tensor in observation.update.tensors.values())
+    return 1.1 * entries * added_noise(observation) ** 2 / observation.update.squared_norm()
 
 
 def _counted(texts: Sequence[Text], count: int | None, prefixes: Prefixes) -> list[Text]:

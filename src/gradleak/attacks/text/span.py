@@ -212,6 +212,9 @@ def _of_drifting_weights(equation: Equation, probes: Tensor, changed: Tensor) ->
 
     They leave the span of the first step's inputs by an unknown little. So only the leading directions count, and an
     input is accepted when it is much nearer to them than another last token takes made-up inputs, `[N, d]` each.
+
+    Returns:
+        The equation with fewer directions and a floor instead of known errors.
     """
     rank = min(equation.rank, int(_LEADING * equation.width))
     cut = replace(equation, rank=rank, values=torch.full_like(equation.values[:rank], torch.inf))
