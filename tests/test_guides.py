@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGES = [
     ROOT / "README.md",
+    ROOT / "docs" / "attacks" / "token-evidence.md",
     *sorted((ROOT / "docs" / "guides").glob("*.md")),
     *sorted((ROOT / "docs" / "bounds").glob("*.md")),
     ROOT / "docs" / "attacks" / "text-inversion.md",

@@ -258,3 +258,16 @@ def test_screening_benchmark(tmp_path: Path) -> None:
     tiny = ("--images", 4, "--size", 8, "--nets", "wide", "--noise", 0.5, "--seed", 1000, "--json", file)
     assert "score" in run("benchmarks/screening.py", *tiny)
     assert json.loads(file.read_text())
+
+
+@pytest.mark.slow
+def test_encoders_benchmark(tmp_path: Path) -> None:
+    text, file = tmp_path / "text.txt", tmp_path / "rows.json"
+    names = ["Ann", "Ben", "Cleo", "Dan"]
+    text.write_text("\n".join(f"{name} met {other} by the old {name} bridge ." for name in names for other in names))
+    sizes = ["--vocabulary", 80, "--length", 14, "--hidden", 64, "--layers", 2, "--batches", 1, "--trials", 1]
+    out = run("benchmarks/encoders.py", "--text", text, *sizes, "--seed", 1000, "--json", file)
+    assert "all right 1 of 1" in out
+    rows = json.loads(file.read_text())
+    assert [row["head"] for row in rows] == ["class", "masked"]
+    assert all(row["exact"] == 1 and row["converged"] == 1 for row in rows)
