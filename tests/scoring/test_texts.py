@@ -76,6 +76,16 @@ def test_words_are_those_of_the_readable_text() -> None:
     assert math.isclose(float(text.token_accuracy), 3 / 4)
 
 
+def test_words_are_those_of_the_library_in_every_alphabet() -> None:
+    from rouge_score.tokenizers import DefaultTokenizer
+
+    from gradleak.scoring.texts import _Words  # pyright: ignore[reportPrivateUsage]
+
+    line = "Don't send the 2nd draft_copy, it's half-done!"
+    assert _Words().tokenize(line) == DefaultTokenizer(use_stemmer=False).tokenize(line)
+    assert _Words().tokenize("Über Ägypten, привет") == ["über", "ägypten", "привет"]
+
+
 def test_a_text_of_one_word_has_no_pairs_and_can_be_exact() -> None:
     _, text = scored(ids("cat"), ids("cat"))
     assert float(text.rouge2) == float(text.exact) == 1

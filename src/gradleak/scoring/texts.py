@@ -1,6 +1,7 @@
 """How much of a text was recovered: by position, as a set, by common words in order, and whole."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -101,7 +102,7 @@ def text_scores(ordered: Tensor, true: Tensor, space: TokenSpace) -> TextScores:
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError as error:
         raise missing_extra("rouge-score", "text", "scores of texts") from error
-    words = None if space.to_text is not None else _Split()
+    words = _Words() if space.to_text is not None else _Split()
     scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=False, tokenizer=words)
     rows: list[tuple[float, ...]] = []
     for found, text in zip(ordered.cpu(), true.cpu(), strict=True):
@@ -134,6 +135,13 @@ def readable(tokens: Tensor, space: TokenSpace) -> str:
     hidden = {NO_TOKEN, space.padding, *space.special}
     kept = [int(token) for token in tokens.tolist() if int(token) not in hidden]
     return " ".join(map(str, kept)) if space.to_text is None else space.to_text(kept)
+
+
+class _Words:
+    """What the library takes for words, of every alphabet: its own rule leaves letters beyond a to z out."""
+
+    def tokenize(self, text: str) -> Sequence[str]:
+        return re.findall(r"[^\W_]+", text.lower())
 
 
 class _Split:

@@ -1,4 +1,4 @@
-"""Exact texts by the span test: of causal models tokens, beginnings, then whole texts; encoders by `recover_encoder`."""
+"""Exact texts by the span test: of causal models tokens, beginnings, then whole texts; else by `recover_encoder`."""
 
 import math
 import time
