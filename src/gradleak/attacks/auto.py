@@ -133,9 +133,10 @@ class Auto:
             # where the subtraction of weights left few digits, the searches run too.
             decisive = is_closed_form and plain and not observation.update.coarseness
             settled = found.attack in {_PROBABLE, _EXACT} and found.status == "converged"
+            exact = found.attack == _EXACT
             if decisive or error <= done or settled:
                 reason = "algebra determines the answer" if decisive else "the update is reproduced"
-                reason = "the update is explained as well as its noise allows" if settled else reason
+                reason = "the update is explained as well as its noise allows" if settled and not exact else reason
                 trace.append(f"stopped: {reason}")
                 break
         seconds = time.perf_counter() - began
