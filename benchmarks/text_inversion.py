@@ -6,7 +6,8 @@ Sentences of 16 to 25 tokens, drawn at random, with words of a vocabulary traine
 weights: a 2-layer BERT with hidden size 128 as masked language model (15 % hidden) and as classifier of two classes, an
 LSTM, and an `nn.Embedding` with a small network on all positions. Given are the lengths, and the tokens that begin and
 end every sentence; LAMP's judge is a 3-gram model of the public text. An evaluation is one objective value, with or
-without its gradient.
+without its gradient. The vocabulary's training breaks ties at random, so that two runs may draw other sentences; the
+attacks of one run share theirs.
 """
 
 import argparse
