@@ -10,6 +10,7 @@ PAGES = [
     ROOT / "README.md",
     *sorted((ROOT / "docs" / "guides").glob("*.md")),
     *sorted((ROOT / "docs" / "bounds").glob("*.md")),
+    ROOT / "docs" / "attacks" / "span-test.md",
 ]
 
 
