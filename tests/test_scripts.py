@@ -245,28 +245,7 @@ def test_screening_benchmark(tmp_path: Path) -> None:
 def test_span_test_benchmark(tmp_path: Path) -> None:
     pytest.importorskip("tokenizers")
     text, file = tmp_path / "text.txt", tmp_path / "rows.jsonl"
-    words = [
-        "the",
-        "quick",
-        "brown",
-        "fox",
-        "and",
-        "a",
-        "lazy",
-        "dog",
-        "went",
-        "over",
-        "to",
-        "see",
-        "what",
-        "was",
-        "left",
-        "of",
-        "our",
-        "old",
-        "green",
-        "house",
-    ]
+    words = [f"{first}{second}" for first in ("fox", "dog", "cat") for second in ("es", "like", "fish", "wood", "less")]
     lines = [" ".join(words[(3 * line + 7 * place * place) % len(words)] for place in range(9)) for line in range(40)]
     text.write_text("\n".join(lines))
     tiny = ("--width", 64, "--layers", 2, "--vocabulary", 300, "--length", 8, "--trials", 1, "--seed", 1000)
