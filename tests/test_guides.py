@@ -12,6 +12,7 @@ PAGES = [
     *sorted((ROOT / "docs" / "guides").glob("*.md")),
     *sorted((ROOT / "docs" / "bounds").glob("*.md")),
     ROOT / "docs" / "attacks" / "text-inversion.md",
+    ROOT / "docs" / "attacks" / "span-test.md",
 ]
 
 

@@ -271,3 +271,19 @@ def test_encoders_benchmark(tmp_path: Path) -> None:
     rows = json.loads(file.read_text())
     assert [row["head"] for row in rows] == ["class", "masked"]
     assert all(row["exact"] == 1 and row["converged"] == 1 for row in rows)
+
+
+@pytest.mark.slow
+def test_span_test_benchmark(tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers")
+    text, file = tmp_path / "text.txt", tmp_path / "rows.jsonl"
+    words = [f"{first}{second}" for first in ("fox", "dog", "cat") for second in ("es", "like", "fish", "wood", "less")]
+    lines = [" ".join(words[(3 * line + 7 * place * place) % len(words)] for place in range(9)) for line in range(40)]
+    text.write_text("\n".join(lines))
+    tiny = ("--width", 64, "--layers", 2, "--vocabulary", 300, "--length", 8, "--trials", 1, "--seed", 1000)
+    out = run(
+        "benchmarks/span_test.py", "--text", text, "--private", text, *tiny, "--batch-sizes", 1, 3, "--jsonl", file
+    )
+    assert "withheld: labels, lengths" in out
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(row["batch_size"], row["exact"]) for row in rows] == [(1, 1.0), (3, 1.0)]

@@ -84,6 +84,23 @@ def plain_encoder(width: int = 32, length: int = 6) -> gl.Task:
     return gl.Task(model, space(length, None), num_classes=3)
 
 
+class PlainDecoder(PlainEncoder):
+    """The same layers behind a causal mask, with the next token at every position; full sequences only."""
+
+    def __init__(self, width: int, length: int) -> None:
+        super().__init__(width, length)
+        self.head = nn.Linear(width, VOCABULARY)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        mask = nn.Transformer.generate_square_subsequent_mask(tokens.shape[1])
+        return self.head(self.encoder(self.embed(tokens) + self.place, mask=mask, is_causal=True))
+
+
+def plain_decoder(width: int = 32, length: int = 6) -> gl.Task:
+    model = seeded(0, lambda: PlainDecoder(width, length)).eval()
+    return gl.Task(model, space(length), num_classes=VOCABULARY, classified="token")
+
+
 def lora(rank: int, width: int = 32, length: int = 6, *, start: float = 0.0) -> gl.Task:
     """GPT-2 with adapters at the attention's input, of which B starts at zero or is drawn with a standard deviation."""
     peft = pytest.importorskip("peft")

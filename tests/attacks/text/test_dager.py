@@ -9,8 +9,8 @@ from torch import Tensor
 import gradleak as gl
 from gradleak.attacks.text.readout import read_texts
 from gradleak.attacks.text.span import span_test
-from gradleak.tokens import NO_TOKEN, next_tokens
-from tests.attacks.text.models import gpt2, gpt2_classifier, ids, llama, lora, plain_encoder
+from gradleak.tokens import next_tokens
+from tests.attacks.text.models import gpt2, gpt2_classifier, ids, llama, lora, plain_decoder, plain_encoder
 from tests.problems import small_lenet
 
 
@@ -31,7 +31,7 @@ def exact(scores: gl.Scores) -> list[float]:
     return [float(one) for one in scores.text.exact]
 
 
-@pytest.mark.parametrize("build", [gpt2, llama])
+@pytest.mark.parametrize("build", [gpt2, llama, plain_decoder])
 @pytest.mark.parametrize("lengths", [[6], [3, 6], [6, 3, 4, 5]])
 def test_texts_of_different_lengths_come_back_exactly(build: Callable[[], gl.Task], lengths: list[int]) -> None:
     task = build()
@@ -95,10 +95,9 @@ def test_coarse_and_noisy_updates(defenses: list[gl.defenses.Defense], known: bo
 def test_several_local_steps() -> None:
     task = gpt2(width=64)
     inputs = ids(task, 2)
-    client = gl.clients.LocalSGD(lr=0.1, epochs=4, shuffle=False)
+    client = gl.clients.LocalSGD(lr=0.01, epochs=4, shuffle=False)
     _, scores = attacked(task, inputs, next_tokens(inputs, 0), client=client)
-    assert scores.text is not None
-    assert min(scores.text.token_accuracy) > 0.8
+    assert exact(scores) == [1.0, 1.0]
 
 
 def test_nothing_of_the_observation_changes() -> None:
@@ -137,15 +136,21 @@ def test_models_that_are_not_causal_and_images_are_refused() -> None:
     assert "no tokens" in found.message
 
 
-def test_without_late_gradients_the_last_token_stays_unknown() -> None:
+def test_the_first_block_alone_is_enough() -> None:
     task = gpt2()
     inputs = ids(task, 1)
     client = gl.clients.Gradient(sent=("transformer.h.0.*",))
     found, scores = attacked(task, inputs, next_tokens(inputs, 0), client=client)
-    if found.status != "converged":
-        assert found.inputs[0, -1] == NO_TOKEN
-    assert scores.text is not None
-    assert scores.text.token_accuracy[0] >= 5 / 6
+    assert found.status == "converged"
+    assert exact(scores) == [1.0]
+
+
+def test_without_the_space_behind_the_prefixes_the_last_token_stays_unknown() -> None:
+    task = llama()
+    inputs = ids(task, 2)
+    observation, _ = gl.capture(task, inputs, next_tokens(inputs, 0))
+    test, leaves = span_test(observation), [tuple(row[:-1]) for row in inputs.tolist()]
+    assert "no gradient" in str(read_texts(test, {}, leaves, task.num_classes, next_token=True))
 
 
 def test_texts_are_read_from_any_late_module() -> None:

@@ -109,6 +109,9 @@ class LayerInputs:
     def run(self, tokens: Tensor, *, graph: bool = False) -> Tensor | None:
         """The model's outputs `[N, C]` or `[N, T, C]` at ids `[N, T]`, or None if a hook ended the pass early."""
         self.running.append(tokens)
+        # PyTorch's fused encoder layers run no hooks of the modules in them.
+        fused = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
         try:
             with torch.set_grad_enabled(graph), sdpa_kernel(SDPBackend.MATH), self._precision():
                 return self.space.outputs(
@@ -117,6 +120,7 @@ class LayerInputs:
         except Reached:
             return None
         finally:
+            torch.backends.mha.set_fastpath_enabled(fused)
             self.running.pop()
 
     def _precision(self) -> AbstractContextManager[object]:
@@ -162,15 +166,10 @@ def structure_of(inputs: LayerInputs) -> Structure:
     """
     space = inputs.space
     words = [token for token in range(space.vocabulary) if token != space.padding]
-    length = min(space.length, _PROBED)
-    fixed = False
+    # A single token may be stretched to the full length by broadcasting.
+    fixed = space.length > 1 and not _takes(inputs, torch.tensor([words[:1] * max(1, min(2, space.length - 1))]))
+    length = space.length if fixed else min(space.length, _PROBED)
     base = torch.tensor([words[(7 * place + 1) % len(words)] for place in range(length)])[None]
-    try:
-        _recorded(inputs, base)
-    # The model is foreign code: whatever it raises at a short sequence, it wants full ones.
-    except Exception:  # noqa: BLE001
-        fixed, length = True, space.length
-        base = torch.tensor([words[(7 * place + 1) % len(words)] for place in range(length)])[None]
     first, last, same = base.clone(), base.clone(), torch.full_like(base, words[1])
     first[0, 0] = last[0, -1] = words[(7 * length + 3) % len(words)]
     plain, (changed_first, changed_last, constant) = (
@@ -190,6 +189,16 @@ def structure_of(inputs: LayerInputs) -> Structure:
         group = seen.setdefault(id(entering), len(seen))
         modules.append(Module(name, weight, transposed, entering.shape[-1], depth, group))
     return Structure(tuple(modules), causal, positional, fixed)
+
+
+def _takes(inputs: LayerInputs, tokens: Tensor) -> bool:
+    """Whether the model accepts a sequence of this length."""
+    try:
+        inputs.run(tokens)
+    # The model is foreign code: whatever it raises at a short sequence, it wants full ones.
+    except Exception:  # noqa: BLE001
+        return False
+    return True
 
 
 def _recorded(inputs: LayerInputs, tokens: Tensor) -> dict[str, tuple[Tensor, str, bool]]:

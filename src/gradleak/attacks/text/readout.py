@@ -29,7 +29,7 @@ _NONE = 0.05
 # Different next tokens behind one prefix that no other text continues.
 _MOST_ENDS = 6
 # Prefixes of longer texts that are searched for ends.
-_MOST_HIDDEN = 32
+_MOST_HIDDEN = 12
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,9 @@ def read_texts(
     if head is None:
         return "no linear module gives the logits"
     for module in reversed(test.structure.modules):
-        if module.weight in gradient and bool(gradient[module.weight].any()):
+        # What is made of several modules, as PyTorch's attention, does more than multiply.
+        plain = not list(test.inputs.module.get_submodule(module.name).children())
+        if plain and module.weight in gradient and bool(gradient[module.weight].any()):
             signals = _signals(test, module, gradient[module.weight], leaves, head)
             if signals is not None:
                 read = _next_tokens if next_token else _classes
