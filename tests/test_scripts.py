@@ -252,3 +252,16 @@ def test_encoders_benchmark(tmp_path: Path) -> None:
     rows = json.loads(file.read_text())
     assert [row["head"] for row in rows] == ["class", "masked"]
     assert all(row["exact"] == 1 and row["converged"] == 1 for row in rows)
+
+
+@pytest.mark.slow
+def test_token_evidence_benchmark(tmp_path: Path) -> None:
+    text, file = tmp_path / "text.txt", tmp_path / "rows.json"
+    names = ["Ann", "Ben", "Cleo", "Dan"]
+    text.write_text("\n".join(f"{name} met {other} by the old {name} bridge ." for name in names for other in names))
+    sizes = ["--vocabulary", 80, "--length", 14, "--batches", 1, "--trials", 1, "--models", "BERT class", "BERT masked"]
+    run("benchmarks/token_evidence.py", "--text", text, *sizes, "--seed", 1000, "--json", file)
+    plain, noisy, masked = json.loads(file.read_text())
+    assert (plain["tokens"], plain["false"], plain["certain"], plain["longest"]) == (1, 0, 1, 1)
+    assert noisy["certain"] == 0
+    assert (masked["targets"], masked["counts"]) == (1, 1)
