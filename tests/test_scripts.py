@@ -287,3 +287,16 @@ def test_span_test_benchmark(tmp_path: Path) -> None:
     assert "withheld: labels, lengths" in out
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert [(row["batch_size"], row["exact"]) for row in rows] == [(1, 1.0), (3, 1.0)]
+
+
+@pytest.mark.slow
+def test_token_evidence_benchmark(tmp_path: Path) -> None:
+    text, file = tmp_path / "text.txt", tmp_path / "rows.json"
+    names = ["Ann", "Ben", "Cleo", "Dan"]
+    text.write_text("\n".join(f"{name} met {other} by the old {name} bridge ." for name in names for other in names))
+    sizes = ["--vocabulary", 80, "--length", 14, "--batches", 1, "--trials", 1, "--models", "BERT class", "BERT masked"]
+    run("benchmarks/token_evidence.py", "--text", text, *sizes, "--seed", 1000, "--json", file)
+    plain, noisy, masked = json.loads(file.read_text())
+    assert (plain["tokens"], plain["false"], plain["certain"], plain["longest"]) == (1, 0, 1, 1)
+    assert noisy["certain"] == 0
+    assert (masked["targets"], masked["counts"]) == (1, 1)

@@ -105,6 +105,18 @@ def test_rows_behind_noise_come_with_a_false_share_that_holds() -> None:
     assert shown_by_rows(rows[~present], torch.ones(1950, 64), tied=False, exact=False, noise=1.0) is None
 
 
+def test_a_tied_embedding_behind_noise_gives_no_probability() -> None:
+    task = language_model(masked=True, tied=True)
+    assert isinstance(task.space, gl.TokenSpace)
+    hidden, targets = masked_tokens(words((9, 5), seed=6), task.space, stage_generator(0, "mask"))
+    observation, _ = gl.capture(task, hidden, targets, defenses=[gl.defenses.GaussianNoise(std=1e-4)])
+    found = token_evidence(observation)
+    assert not found.tokens_certain
+    assert found.total_tokens is None
+    if found.probability is not None:
+        assert bool(found.probability.isnan().all())
+
+
 def test_weight_decay_does_not_hide_the_tokens() -> None:
     inputs = words((9, 5), seed=2)
     task = language_model(masked=True, tied=False)

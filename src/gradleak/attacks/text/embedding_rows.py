@@ -32,7 +32,7 @@ class Rows:
 
     Attributes:
         tokens: ids in rising order, `[K]`.
-        probability: that each is in the batch, as far as rows tell, `[K]`.
+        probability: that each is in the batch, as far as rows tell, `[K]`; NaN where it cannot be told.
         certain: whether it is exactly these that trained the embedding.
         how: one clause for people.
     """
@@ -149,10 +149,9 @@ def _standing_out(norms: Tensor) -> Rows | None:
     tokens = present.nonzero()[:, 0].cpu()
     if not len(tokens):
         return None
-    chance = 0.5 * torch.erfc(score / math.sqrt(2))
-    return Rows(
-        tokens, _true_share(chance)[present].cpu(), False, "rows whose norms stand out, the shared last layer's too"
-    )
+    # How far the rows of absent tokens spread is up to the softmax, so that there is no chance to go by.
+    unknown = torch.full((len(tokens),), torch.nan, dtype=torch.float64)
+    return Rows(tokens, unknown, False, "rows whose norms stand out, the shared last layer's too, some by chance")
 
 
 def _less_decay(rows: Tensor, weight: Tensor) -> Tensor:

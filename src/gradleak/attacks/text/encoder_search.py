@@ -10,6 +10,7 @@ fourth. So dozens of tokens are allowed where a batch of four has four, and enum
 import math
 import time
 from dataclasses import replace
+from itertools import combinations_with_replacement, islice
 
 import torch
 from torch import Tensor
@@ -34,6 +35,7 @@ _EQUATIONS = 3
 # Directions of the first layer's span that may be rounding instead of tokens.
 _UNEXPLAINED = 0.05
 _MOST_UNKNOWN = 16
+_MOST_REPEATS = 64
 
 
 def recover_encoder(
@@ -167,13 +169,21 @@ def _explains(test: SpanTest, first: Equation, texts: Tensor) -> bool:
 
 
 def _answer(name: str, observation: Observation, found: WholeTexts, complete: bool) -> Reconstruction:
-    """The texts with their targets, measured against the update."""
-    task = observation.task
-    count = observation.batch_size or max(1, len(found.tokens))
-    texts = found.tokens
+    """The texts with their targets, measured against the update, where some may have to be counted twice."""
+    texts, count = found.tokens, observation.batch_size or max(1, len(found.tokens))
     if complete and 0 < len(texts) < count:
-        # Everything is explained, so that the missing texts are equal to found ones.
-        texts = texts[torch.arange(count) % len(texts)]
+        # All inputs are explained, so that the missing texts may be equal to found ones.
+        repeats = combinations_with_replacement(range(len(texts)), count - len(texts))
+        for repeated in islice(repeats, _MOST_REPEATS):
+            result = _measured(name, observation, found, torch.cat([texts, texts[list(repeated)]]), count)
+            if result.status == "converged":
+                return result
+    return _measured(name, observation, found, texts, count)
+
+
+def _measured(name: str, observation: Observation, found: WholeTexts, texts: Tensor, count: int) -> Reconstruction:
+    """A batch of so many texts of which some may be missing."""
+    task = observation.task
     missing = count - len(texts)
     inputs = torch.cat([texts, torch.full((missing, *task.space.shape), NO_TOKEN)])
     variable = task.encode(inputs.clamp(min=0)) * (inputs != NO_TOKEN)[..., None].to(task.device, task.dtype)

@@ -30,7 +30,7 @@ class TokenEvidence:
 
     Attributes:
         tokens: ids that trained the embedding, in rising order, or None if it says nothing.
-        probability: that each of them is in the batch.
+        probability: that each of them is in the batch; NaN where that cannot be told.
         tokens_certain: whether it is exactly these. Of a causal model the last token of a text does not train it.
         targets: ids that had to be predicted, where every token is classified, or None.
         target_counts: how often each, or None if the counts do not fit whole numbers.
