@@ -126,11 +126,7 @@ def test_adapters_of_too_small_a_rank_are_refused_with_the_numbers() -> None:
     assert "rank 4 of 4" in found.message
 
 
-def test_models_that_are_not_causal_and_images_are_refused() -> None:
-    task = plain_encoder()
-    found, _ = attacked(task, ids(task, 2), torch.tensor([0, 1]))
-    assert found.status == "not_applicable"
-    assert "not causal" in found.message
+def test_images_are_refused() -> None:
     image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)).double()
     found, _ = attacked(small_lenet(), image, torch.tensor([0]))
     assert "no tokens" in found.message
