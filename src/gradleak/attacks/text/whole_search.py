@@ -198,8 +198,27 @@ class WholeSearch:
         powers = [part.flatten(1).square().sum(dim=1) for part in self._outside(texts)]
         totals = self._total(powers, texts, units)
         own = self._total([part[:1].flatten(1).square().sum(dim=1) for part in parts], text[None], units)
-        best = texts[totals.argmin()] if float(totals.min()) < _PROGRESS * float(own[0]) else None
+        goal = _PROGRESS * float(own[0])
+        best = (
+            texts[totals.argmin()] if float(totals.min()) < goal else self._neighbor(text, parts, changed, units, goal)
+        )
         return best, self._other_lengths(texts, totals, text)
+
+    def _neighbor(
+        self, text: Tensor, parts: Sequence[Tensor], changed: Tensor, units: Sequence[float], goal: float
+    ) -> Tensor | None:
+        """The best text with one replacement or two tokens swapped, if it is below a goal: where nothing is linear."""
+        first, second = torch.combinations(torch.arange(int(self._kept(text[None]).sum())), 2).unbind(dim=1)
+        swapped = text.repeat(len(first), 1)
+        rows = torch.arange(len(first))
+        swapped[rows, first], swapped[rows, second] = text[second], text[first]
+        totals: list[Tensor] = []
+        for texts, outside in ((changed, parts), (swapped, self._outside(swapped) if len(swapped) else ())):
+            if len(texts):
+                totals.append(self._total([part.flatten(1).square().sum(dim=1) for part in outside], texts, units))
+        lowest = torch.cat(totals)
+        best = int(lowest.argmin())
+        return torch.cat([changed, swapped])[best] if float(lowest[best]) < goal else None
 
     def _other_lengths(self, texts: Tensor, totals: Tensor, text: Tensor) -> list[Tensor]:
         """Those of texts `[S, T]` that are better than all that are one token shorter or longer, by how much."""
