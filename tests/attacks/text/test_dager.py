@@ -10,7 +10,7 @@ import gradleak as gl
 from gradleak.attacks.text.readout import read_texts
 from gradleak.attacks.text.span import span_test
 from gradleak.tokens import next_tokens
-from tests.attacks.text.models import gpt2, gpt2_classifier, ids, llama, lora, plain_decoder, plain_encoder
+from tests.attacks.text.models import gpt2, gpt2_classifier, ids, llama, lora, plain_decoder
 from tests.problems import small_lenet
 
 
