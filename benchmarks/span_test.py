@@ -246,7 +246,8 @@ def main() -> None:
             )
             if arguments.jsonl is not None:
                 with arguments.jsonl.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(asdict(row)) + "\n")
+                    values = {name: None if value != value else value for name, value in asdict(row).items()}
+                    file.write(json.dumps(values) + "\n")
 
 
 if __name__ == "__main__":

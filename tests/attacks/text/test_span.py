@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import gradleak as gl
-from gradleak.attacks.text.span import ACCEPTED, numerical_rank, rank_above_unknown_noise, span_test
+from gradleak.attacks.text.gradient_rank import numerical_rank, rank_above_unknown_noise
+from gradleak.attacks.text.span import ACCEPTED, span_test
 from gradleak.seeds import stage_generator
 from gradleak.tokens import next_tokens
 from tests.attacks.text.models import VOCABULARY, bert, gpt2, ids, llama, lora, plain_encoder

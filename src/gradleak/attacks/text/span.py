@@ -13,16 +13,12 @@ from torch import Tensor
 
 from gradleak.attacks.disturbance import undisturbed
 from gradleak.attacks.text.gradient_noise import added_noise, row_noise
+from gradleak.attacks.text.gradient_rank import numerical_rank, rank_above_unknown_noise, right_singular
 from gradleak.attacks.text.layer_inputs import LayerInputs, Module, Structure, layer_inputs, structure_of
 from gradleak.clients import Gradient, LocalSGD
 from gradleak.threat import Observation
 from gradleak.tokens import TokenSpace
 
-# Largest singular value of noise, in units of its expected edge (Marchenko and Pastur 1967).
-_EDGE_SAFETY = 1.1
-# Where the noise is unknown, signal and noise must be this factor apart, and this many values be noise.
-_DROP = 1.1
-_SMALLEST_TAIL = 5
 # Equations of a depth are set up until their widths sum up to this many times that of the embedding.
 _ENOUGH = 4
 # Share of the width that the span of an update of several steps may have, and how much nearer to it than made-up inputs
@@ -237,12 +233,12 @@ def _equation(observation: Observation, inputs: LayerInputs, modules: Sequence[M
     if not raw:
         return None
     rows, width = sum(map(len, raw)), modules[0].width
-    values, directions = _right_singular(torch.cat(known))
+    values, directions = right_singular(torch.cat(known))
     rank, scale = numerical_rank(values, rows), 1.0
     exact = undisturbed(observation) and isinstance(observation.client, Gradient)
     if rank == min(rows, width) and not exact and not added_noise(observation):
         # Unknown noise is taken to be the same in every entry.
-        values, directions = _right_singular(torch.cat(raw))
+        values, directions = right_singular(torch.cat(raw))
         rank, scale = rank_above_unknown_noise(values, rows)
     dtype = observation.task.dtype
     coarse = inputs.autocast if inputs.autocast is not None else dtype
@@ -257,47 +253,3 @@ def _equation(observation: Observation, inputs: LayerInputs, modules: Sequence[M
         (values[:rank] / scale).to(dtype),
         _RECOMPUTED * torch.finfo(dtype).eps if coarse == dtype else torch.finfo(coarse).eps,
     )
-
-
-def numerical_rank(values: Tensor, rows: int) -> int:
-    """How many singular values are above the largest that noise alone has, `sqrt(m) + sqrt(n)`.
-
-    Args:
-        values: all n singular values of a matrix `[m, n]`, in units of the noise in its entries.
-        rows: m.
-
-    Returns:
-        The rank.
-    """
-    return int((values > _EDGE_SAFETY * (rows**0.5 + len(values) ** 0.5)).sum())
-
-
-def rank_above_unknown_noise(values: Tensor, rows: int) -> tuple[int, float]:
-    """Where singular values drop to what looks like noise of some size.
-
-    Args:
-        values: all n singular values of a matrix `[m, n]`, descending.
-        rows: m.
-
-    Returns:
-        The rank, `min(m, n)` where no such place is found, and the noise in an entry.
-    """
-    width, most = len(values), min(rows, len(values))
-    best, scale, largest = most, 1.0, _DROP
-    for count in range(1, most - _SMALLEST_TAIL):
-        noise = (float(values[count:].square().sum()) / ((rows - count) * (width - count))) ** 0.5
-        edge = noise * ((rows - count) ** 0.5 + (width - count) ** 0.5)
-        ratio = float(values[count - 1] / values[count])
-        # What is below the edge begins near it.
-        if ratio > largest and 0.8 * edge < float(values[count]) < _EDGE_SAFETY * edge:
-            best, scale, largest = count, noise, ratio
-    return best, scale
-
-
-def _right_singular(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """All n singular values, zeros included, descending, and all right singular vectors as rows `[n, n]`."""
-    rows, width = matrix.shape
-    if rows > width:
-        matrix = torch.linalg.qr(matrix, mode="r").R
-    _, values, right = torch.linalg.svd(matrix, full_matrices=True)
-    return torch.cat([values, values.new_zeros(width - len(values))]), right
