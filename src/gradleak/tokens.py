@@ -194,7 +194,10 @@ class TokenSpace:
 
     def _arguments(self, module: nn.Module, tokens: Tensor) -> dict[str, object]:
         """By the names that the model's `forward` has for them."""
-        names = list(inspect.signature(module.forward).parameters)
+        # A model with adapters may hand on whatever it gets.
+        inner = getattr(module, "get_base_model", None)
+        called = inner() if callable(inner) else module
+        names = list(inspect.signature(called.forward).parameters)
         given: dict[str, object] = {"input_ids" if "input_ids" in names else names[0]: tokens}
         if self.padding is not None and "attention_mask" in names:
             dtype = self.embedding_of(module)[1].weight.dtype
