@@ -152,7 +152,7 @@ def save_update(path: str | Path, observation: Observation) -> None:
         space=to_plain(observation.task.space),
         num_classes=observation.task.num_classes,
         buffers=list(observation.update.buffers),
-        classified=observation.task.classified,
+        classified=observation.task.classified or "example",
         lengths=None if observation.lengths is None else observation.lengths.tolist(),
     )
     # What only texts have is left out elsewhere, so that earlier versions read those files.

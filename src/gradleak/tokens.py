@@ -197,7 +197,7 @@ class TokenSpace:
         # A model with adapters may hand on whatever it gets.
         inner = getattr(module, "get_base_model", None)
         called = inner() if callable(inner) else module
-        names = list(inspect.signature(called.forward).parameters)
+        names = list(inspect.signature((called if isinstance(called, nn.Module) else module).forward).parameters)
         given: dict[str, object] = {"input_ids" if "input_ids" in names else names[0]: tokens}
         if self.padding is not None and "attention_mask" in names:
             dtype = self.embedding_of(module)[1].weight.dtype

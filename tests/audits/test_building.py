@@ -15,7 +15,7 @@ from gradleak.audits import building
 from gradleak.audits.building import build
 from gradleak.audits.plan import PlannedTrial, plan
 from gradleak.audits.reading import read_spec
-from gradleak.audits.trial import Trial, run_trial
+from gradleak.audits.trial import Trial, TrialImages, run_trial
 from gradleak.clients import Gradient
 from gradleak.defenses import GaussianNoise
 from gradleak.errors import BadInput
@@ -80,6 +80,8 @@ def test_results_equal_those_of_a_trial_made_by_hand() -> None:
     assert str(record.scores) == str(expected.scores)  # NaN equals NaN
     assert record.objective == expected.objective
     assert record.course == expected.course
+    assert isinstance(images, TrialImages)
+    assert isinstance(expected_images, TrialImages)
     assert torch.equal(images.reconstruction, expected_images.reconstruction)
     assert str(record.baselines["grey"]) == str(expected.baselines["grey"])
 

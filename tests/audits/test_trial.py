@@ -10,7 +10,7 @@ import gradleak as gl
 from gradleak.attacks import Attack, Progress, dlg
 from gradleak.attacks.protocol import not_applicable
 from gradleak.audits.records import record_id
-from gradleak.audits.trial import Trial, run_trial, thinned
+from gradleak.audits.trial import Trial, TrialImages, run_trial, thinned
 from gradleak.errors import BadInput
 from gradleak.zoo.models import lenet
 
@@ -81,6 +81,7 @@ def test_scores_agree_with_scoring_by_hand() -> None:
     mse = float((trial.inputs.double() - 0.5).square().mean())
     assert record.numbers("psnr")[0] == pytest.approx(-10 * math.log10(mse))
     assert record.numbers("psnr") == record.baselines["grey"]["psnr"]
+    assert isinstance(images, TrialImages)
     assert bool((images.reconstruction == 0.5).all())
 
 
@@ -88,6 +89,7 @@ def test_images_come_in_true_order() -> None:
     inputs = small_trial(Crashes(), count=3).inputs
     record, images = run_trial(small_trial(Returns(inputs[[2, 0, 1]]), count=3))
     assert record.scores["paired_with"] == (1, 2, 0)
+    assert isinstance(images, TrialImages)
     assert torch.equal(images.reconstruction, inputs)
     assert record.numbers("psnr") == (math.inf,) * 3
 
@@ -99,6 +101,7 @@ def test_an_attack_that_crashes_is_counted_and_never_a_pass() -> None:
     assert "raise ZeroDivisionError" in record.traceback
     assert all(math.isnan(value) for column in ("psnr", "ssim", "mse") for value in record.numbers(column))
     assert record.scores["target_correct"] == (False, False)
+    assert isinstance(images, TrialImages)
     assert bool(images.reconstruction.isnan().all())
 
 

@@ -35,15 +35,15 @@ def test_the_demo_shows_messages_beside_what_came_back(
     records = store.records()
     show_texts(store.contents(), store, Path("report.html"))
     out = capsys.readouterr().out
-    assert [record.attack for record in records] == ["dager", "dlg_text", "tag", "lamp"]
+    assert [record.attack for record in records] == ["dager", "dlg_text", "tag", "lamp", "dager"]
     assert not [record.message for record in records if record.status == "error"]
     # Fewer tokens in the batch than the decoder is wide: every message of it comes back whole.
     assert records[0].scores["exact"] == (1.0, 1.0)
-    assert "2 of 3 private messages were recovered word for word" in out
+    assert "3 of 3 private messages were recovered word for word" in out
     for words in ("private message", "recovered", "(frequent tokens)", "(another message)", "decoder, N = 2", "2/2"):
         assert words in out
     assert all(len(line) <= columns for line in out.splitlines())
-    assert len(list((folder / "texts").iterdir())) == 4
+    assert len(list((folder / "texts").iterdir())) == 5
     assert "word for word" in (folder / "report.html").read_text(encoding="utf-8")
 
 
@@ -52,7 +52,7 @@ def test_a_finished_demo_says_the_same_without_running_again(folder: Path, capsy
     run_demo(TINY, folder, processes=1, as_json=True)
     captured = capsys.readouterr()
     printed = json.loads(captured.out)
-    assert (printed["texts"], printed["word_for_word"], printed["worst_token_accuracy"]) == (3, 2, 1.0)
+    assert (printed["texts"], printed["word_for_word"], printed["worst_token_accuracy"]) == (3, 3, 1.0)
     assert "above_20_db" not in printed
     assert "already holds this demo" in captured.err
     assert (folder / "trials.jsonl").read_bytes() == lines
@@ -61,7 +61,7 @@ def test_a_finished_demo_says_the_same_without_running_again(folder: Path, capsy
 def test_messages_are_drawn_by_the_seed_and_are_in_no_reference() -> None:
     one, other = (TextDemonstration(seed=seed).trials() for seed in (3, 4))
     assert [trial.examples for trial in one] != [trial.examples for trial in other]
-    assert len({trial.id for trial in one}) == len(one) == 12
+    assert len({trial.id for trial in one}) == len(one) == 15
     for trial in one:
         for text in trial.inputs:
             assert not (trial.reference == text).all(dim=1).any()
