@@ -276,11 +276,15 @@ def _simulated_examples(observation: Observation) -> int | None:
 
 
 def _candidate(observation: Observation, found: Reconstruction) -> Tensor | None:
-    """The variable of what was found, in float64; None where it is incomplete. Texts count by their tokens."""
+    """The variable of what was found, in float64; None where there is none. Texts count by their tokens."""
     space = observation.task.space
     if not isinstance(space, TokenSpace):
         return found.variable.double() if bool(torch.isfinite(found.variable).all()) else None
-    return None if bool((found.inputs == NO_TOKEN).any()) else space.encode(found.inputs).double()
+    if bool((found.inputs == NO_TOKEN).all()):
+        return None
+    unknown = (found.inputs == NO_TOKEN)[..., None]
+    # Where nothing is known, every token is as likely.
+    return torch.where(unknown, 1 / space.vocabulary, space.encode(found.inputs.clamp(min=0)).double())
 
 
 def _has_kinks(observation: Observation) -> bool:

@@ -77,10 +77,11 @@ def test_adapters_alone(start: float) -> None:
     [
         [gl.defenses.Quantize("bf16")],
         [gl.defenses.Quantize("fp16")],
+        [gl.defenses.Quantize("int8")],
         [gl.defenses.GaussianNoise(std=1e-5)],
         [gl.defenses.Clip(norm=1e-3)],
     ],
-    ids=["bf16", "fp16", "noise", "clip"],
+    ids=["bf16", "fp16", "int8", "noise", "clip"],
 )
 @pytest.mark.parametrize("known", [True, False], ids=["adaptive", "blind"])
 def test_coarse_and_noisy_updates(defenses: list[gl.defenses.Defense], known: bool) -> None:

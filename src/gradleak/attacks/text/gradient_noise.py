@@ -11,6 +11,8 @@ from gradleak.threat import Observation
 _SUMMED = 3.0
 # Values that were rounded once, to a coarse type, are off by less than half a spacing.
 _ROUNDED_ONCE = 0.5
+# Values that 8 bits tell apart.
+_MOST_LEVELS = 256
 _COARSE = (torch.bfloat16, torch.float16)
 
 
@@ -32,6 +34,7 @@ def row_noise(matrix: Tensor, weight: Tensor, observation: Observation) -> Tenso
         coarse = torch.bfloat16 if client.autocast == "bf16" else torch.float16
         rounding = max(rounding, _ROUNDED_ONCE * torch.finfo(coarse).eps)
     rounding = max(rounding, observation.update.coarseness)
+    smallest = max(smallest, _grid_error(matrix))
     lost = torch.zeros_like(rms)
     if observation.update.kind == "delta":
         # A difference of weights keeps only what the weights' own digits leave of it.
@@ -48,6 +51,14 @@ def added_noise(observation: Observation) -> float:
         elif isinstance(defense, LaplaceNoise):
             variance += 2 * defense.scale**2
     return variance**0.5
+
+
+def _grid_error(matrix: Tensor) -> float:
+    """Standard deviation of rounding to few equally spaced values, as 8 bits have; 0 where there are many."""
+    levels = matrix.unique()
+    if not 1 < len(levels) <= _MOST_LEVELS or 4 * len(levels) > matrix.numel():
+        return 0.0
+    return float(levels.double().diff().min()) / 12**0.5
 
 
 def _rounding(matrix: Tensor) -> tuple[float, float]:

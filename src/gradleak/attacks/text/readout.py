@@ -95,7 +95,13 @@ def read_texts(
     head = head_of(test.inputs, classes)
     if head is None:
         return "no linear module gives the logits"
+    count = len({leaf[:end] for leaf in leaves for end in range(1, len(leaf) + 1)})
+    # Behind much noise false prefixes pass by the thousand, and to run the model at all of them would be in vain.
+    if count > max(module.width for module in test.structure.modules):
+        return f"{count} prefixes are more than any module's inputs tell apart"
     for module in reversed(test.structure.modules):
+        if count > module.width:
+            continue
         # What is made of several modules, as PyTorch's attention, does more than multiply.
         plain = not list(test.inputs.module.get_submodule(module.name).children())
         if plain and module.weight in gradient and bool(gradient[module.weight].any()):
@@ -107,11 +113,9 @@ def read_texts(
 
 
 def _signals(test: SpanTest, module: Module, sent: Tensor, leaves: Sequence[Prefix], head: Head) -> _Signals | None:
-    """Solve for the derivatives by a module's outputs at all prefixes; None where they are too many or too alike."""
+    """Solve for the derivatives by a module's outputs at all prefixes; None where they are too much alike."""
     inputs = _at_prefixes(test, [module.name, head.name], leaves)
     prefixes = list(inputs[0])
-    if len(prefixes) > module.width:
-        return None
     matrix = torch.stack([inputs[0][prefix] for prefix in prefixes]).double()
     values = torch.linalg.svdvals(matrix)
     # Attention to one repeated token without positions gives the same however often it is repeated.
