@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from gradleak.attacks.defended.likelihood import known_noise
 from gradleak.clients.settings import StepSettings
-from gradleak.defenses import GaussianNoise, LaplaceNoise
 from gradleak.threat import Observation
 
 # Errors of sums of float32 products, in units of the rounding of one entry (measured: 0.7 to 1.7 for 8 to 500 tokens).
@@ -43,14 +43,8 @@ def row_noise(matrix: Tensor, weight: Tensor, observation: Observation) -> Tenso
 
 
 def added_noise(observation: Observation) -> float:
-    """Standard deviation of the noise that known defenses add to an entry; 0 for none."""
-    variance = 0.0
-    for defense in observation.defenses or ():
-        if isinstance(defense, GaussianNoise):
-            variance += defense.std**2
-        elif isinstance(defense, LaplaceNoise):
-            variance += 2 * defense.scale**2
-    return variance**0.5
+    """Standard deviation of the noise that a known client and known defenses add to an entry; 0 for none."""
+    return known_noise(observation).std
 
 
 def _grid_error(matrix: Tensor) -> float:
