@@ -36,6 +36,23 @@ def find_head(task: Task, state: ModelState) -> Head | None:
     Returns:
         The head, or None if the outputs do not come straight from an `nn.Linear` with a trained weight.
     """
+    name = output_module(task, state)
+    if name is None:
+        return None
+    weight, bias = (f"{name}.{kind}".lstrip(".") for kind in ("weight", "bias"))
+    return Head(weight, bias if bias in state.parameters else None) if weight in state.parameters else None
+
+
+def output_module(task: Task, state: ModelState) -> str | None:
+    """The name of the `nn.Linear` whose output is the model's output, by running the model once.
+
+    Args:
+        task: the public task.
+        state: the model's values.
+
+    Returns:
+        None if the outputs do not come straight from one.
+    """
     module = copy.deepcopy(task.model).eval()
     made: dict[str, Tensor] = {}
 
@@ -50,7 +67,5 @@ def find_head(task: Task, state: ModelState) -> Head | None:
         outputs = task.space.forward(module, {**state.parameters, **state.constants}, variable)
     for name, output in made.items():
         if output.data_ptr() == outputs.data_ptr() and output.shape == outputs.shape:
-            weight, bias = (f"{name}.{kind}".lstrip(".") for kind in ("weight", "bias"))
-            if weight in state.parameters:
-                return Head(weight, bias if bias in state.parameters else None)
+            return name
     return None

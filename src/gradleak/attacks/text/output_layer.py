@@ -1,12 +1,10 @@
 """The linear layer that makes a model's outputs, tied to the embedding or not."""
 
-import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from gradleak.attacks.head import output_module
 from gradleak.tasks import ModelState, Task
 
 
@@ -39,24 +37,11 @@ def find_output_layer(task: Task, state: ModelState, embedding: nn.Embedding | N
         Its names, or None if the outputs do not come straight from a linear layer.
     """
     names = {id(parameter): name for name, parameter in reversed(list(task.model.named_parameters()))}
-    originals = dict(task.model.named_modules())
-    module = copy.deepcopy(task.model).eval()
-    made: dict[str, Tensor] = {}
-
-    def record(name: str) -> Callable[[nn.Module, object, Tensor], None]:
-        return lambda _layer, _inputs, output: made.update({name: output})
-
-    for name, layer in module.named_modules():
-        if isinstance(layer, nn.Linear):
-            layer.register_forward_hook(record(name))
-    variable = torch.zeros((1, *task.space.variable_shape), dtype=task.dtype, device=task.device)
-    with torch.no_grad():
-        outputs = task.space.forward(module, {**state.parameters, **state.constants}, variable)
-    for name, output in made.items():
-        if output.data_ptr() == outputs.data_ptr() and output.shape == outputs.shape:
-            layer = originals[name]
-            assert isinstance(layer, nn.Linear)
-            tied = embedding is not None and layer.weight is embedding.weight
-            bias = None if layer.bias is None else names[id(layer.bias)]  # pyright: ignore[reportUnnecessaryComparison]
-            return OutputLayer(name, names[id(layer.weight)], bias, tied)
-    return None
+    name = output_module(task, state)
+    if name is None:
+        return None
+    layer = task.model.get_submodule(name)
+    assert isinstance(layer, nn.Linear)
+    tied = embedding is not None and layer.weight is embedding.weight
+    bias = None if layer.bias is None else names[id(layer.bias)]  # pyright: ignore[reportUnnecessaryComparison]
+    return OutputLayer(name, names[id(layer.weight)], bias, tied)
