@@ -268,3 +268,11 @@ def test_the_ledger_names_an_order_of_batches_only_where_there_is_one(tmp_path: 
     assert not shown("gradient", {"name": "Gradient", "mode": "eval"})
     assert shown("local", local)
     assert shown("aggregate", {"name": "Aggregate", "clients": [local], "count": 2})
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_images_have_no_lengths_to_withhold(tmp_path: Path, known: bool) -> None:
+    one = record([42.5])
+    threat = {"labels_known": False, "batch_size_known": True, "lengths_known": known}
+    shown = text_of(reported(tmp_path, one.model_copy(update={"spec": {**one.spec, "threat": threat}})))
+    assert ("lengths" in shown.lower()) == known

@@ -16,6 +16,7 @@ from gradleak.audits.report.text_wall import TextCard, TextPair, text_card
 from gradleak.audits.store import (
     MERITS,
     PSNR,
+    TOKEN_ACCURACY,
     BaselineRow,
     Contents,
     Group,
@@ -227,10 +228,12 @@ def _facts(records: Sequence[TrialRecord]) -> list[tuple[str, bool, str]]:
         ),
     }
     ordered = any(_draws_order(record.spec.get("client")) for record in records)
+    # Images have no length, and most clients no order.
+    applies = {"order_known": ordered, "lengths_known": any(record.merit == TOKEN_ACCURACY for record in records)}
     return [
         (_FACTS.get(name, name.removesuffix("_known").replace("_", " ")), known, values.get(name, ""))
         for name, known in switches.items()
-        if isinstance(known, bool) and (name != "order_known" or known or ordered)
+        if isinstance(known, bool) and (known or applies.get(name, True))
     ]
 
 
