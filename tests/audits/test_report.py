@@ -275,4 +275,4 @@ def test_images_have_no_lengths_to_withhold(tmp_path: Path, known: bool) -> None
     one = record([42.5])
     threat = {"labels_known": False, "batch_size_known": True, "lengths_known": known}
     shown = text_of(reported(tmp_path, one.model_copy(update={"spec": {**one.spec, "threat": threat}})))
-    assert ("lengths" in shown.lower()) == known
+    assert (" lengths " in shown) == known
